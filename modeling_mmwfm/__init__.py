@@ -1,0 +1,54 @@
+"""Multimodal wireless foundation model: IQ streams and image-like wireless data in one encoder."""
+
+from transformers import (
+    AutoConfig,
+    AutoFeatureExtractor,
+    AutoImageProcessor,
+    AutoModel,
+    AutoModelForAudioClassification,
+    AutoModelForImageClassification,
+    AutoModelForPreTraining,
+    AutoModelForSequenceClassification,
+    AutoProcessor,
+)
+
+from .configuration_mmwfm import MMWFMConfig
+from .feature_extraction_mmwfm import MMWFMFeatureExtractor
+from .image_processing_mmwfm import MMWFMImageProcessor
+from .modeling_mmwfm import MMWFMForPreTraining, MMWFMForSequenceClassification, MMWFMModel
+from .processing_mmwfm import MMWFMProcessor
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "MMWFMConfig",
+    "MMWFMFeatureExtractor",
+    "MMWFMForPreTraining",
+    "MMWFMForSequenceClassification",
+    "MMWFMImageProcessor",
+    "MMWFMModel",
+    "MMWFMProcessor",
+]
+
+# With the package installed the Auto classes know it and no remote code is needed ...
+AutoConfig.register("mmwfm", MMWFMConfig)
+AutoModel.register(MMWFMConfig, MMWFMModel)
+AutoModelForPreTraining.register(MMWFMConfig, MMWFMForPreTraining)
+for auto_class in (
+    AutoModelForSequenceClassification,
+    AutoModelForImageClassification,
+    AutoModelForAudioClassification,
+):
+    auto_class.register(MMWFMConfig, MMWFMForSequenceClassification)
+AutoFeatureExtractor.register(MMWFMConfig, MMWFMFeatureExtractor)
+AutoImageProcessor.register(MMWFMConfig, slow_image_processor_class=MMWFMImageProcessor)
+AutoProcessor.register(MMWFMConfig, MMWFMProcessor)
+
+# ... and every saved folder carries the code, so that it opens without the package.
+MMWFMConfig.register_for_auto_class()
+MMWFMModel.register_for_auto_class("AutoModel")
+MMWFMForPreTraining.register_for_auto_class("AutoModelForPreTraining")
+MMWFMForSequenceClassification.register_for_auto_class("AutoModelForSequenceClassification")
+MMWFMFeatureExtractor.register_for_auto_class("AutoFeatureExtractor")
+MMWFMImageProcessor.register_for_auto_class("AutoImageProcessor")
+MMWFMProcessor.register_for_auto_class("AutoProcessor")

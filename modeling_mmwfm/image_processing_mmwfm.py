@@ -1,0 +1,134 @@
+"""Spectrograms and CSI -> `pixel_values`."""
+
+import numpy as np
+import torch
+from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
+
+from .feature_extraction_mmwfm import RunningStatistics, check_normalization, check_values, stack_by_shape
+
+
+class MMWFMImageProcessor(BaseImageProcessor):
+    """Turns image-like wireless data (spectrograms in dB, CSI amplitude, ...) into the model's input.
+
+    Args:
+        size: {"height", "width"} to resize to (bicubic, antialiased), 224 x 224 if not given.
+        keep_size: do not resize.
+        normalization: "sample" (zero mean and unit variance over a sample), "dataset" (values scaled from
+            [`image_min`, `image_max`] to [0, 1], then standardised per channel with `image_mean` and `image_std`, all
+            measured by `fit`) or "none".
+        image_min, image_max: range of the raw values.
+        image_mean, image_std: one value per channel, of scaled and resized images.
+    """
+
+    model_input_names = ["pixel_values"]
+
+    def __init__(
+        self,
+        size: dict[str, int] | None = None,
+        normalization: str = "sample",
+        image_min: float | None = None,
+        image_max: float | None = None,
+        image_mean: list[float] | None = None,
+        image_std: list[float] | None = None,
+        keep_size: bool = False,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        check_normalization(normalization)
+        self.size = None if keep_size else size or {"height": 224, "width": 224}
+        self.keep_size = keep_size
+        self.normalization = normalization
+        self.image_min = image_min
+        self.image_max = image_max
+        self.image_mean = image_mean
+        self.image_std = image_std
+
+    def __call__(self, images, return_tensors: str = "pt") -> BatchFeature:
+        """Resize and normalise images.
+
+        Args:
+            images: (C, H, W), (B, C, H, W), a PIL image, or a list of (C, H, W) or PIL images of any sizes; NumPy or
+                torch. 8-bit images become [0, 1].
+            return_tensors: "pt" or "np".
+
+        Returns:
+            `pixel_values` (B, C, H', W') float32.
+
+        Raises:
+            ValueError: wrong rank or type, empty, NaN or Inf, unequal channels, unequal sizes without `size`.
+        """
+        groups = [(rows, self.normalize(self.resize(values))) for rows, values in self.read(images)]
+        shapes = {tuple(values.shape[1:]) for _, values in groups}
+        if len(shapes) > 1:
+            raise ValueError(f"`images`: expected one channel count and size, found (C, H, W) {sorted(shapes)}")
+        pixel_values = groups[0][1]
+        if len(groups) > 1:
+            pixel_values = pixel_values.new_empty(sum(len(rows) for rows, _ in groups), *shapes.pop())
+            for rows, values in groups:
+                pixel_values[rows] = values
+        return BatchFeature({"pixel_values": pixel_values}).convert_to_tensors(return_tensors)
+
+    def measure(self, images, statistics: RunningStatistics):
+        """Add images, as for a call, to the statistics: range before, moments after resizing."""
+        for _, values in self.read(images):
+            statistics.low = min(statistics.low, values.min().item())
+            statistics.high = max(statistics.high, values.max().item())
+            statistics.add(self.resize(values).movedim(1, -1).flatten(0, -2))
+
+    def set_statistics(self, statistics: RunningStatistics):
+        low, span = statistics.low, statistics.high - statistics.low
+        self.image_mean, self.image_std = ((statistics.mean - low) / span).tolist(), (statistics.std / span).tolist()
+        self.image_min, self.image_max = statistics.low, statistics.high
+
+    def normalize(self, values: torch.Tensor) -> torch.Tensor:
+        """(B, C, H, W) float32 -> the same, normalised."""
+        if self.normalization == "sample":
+            std, mean = torch.std_mean(values, dim=(1, 2, 3), keepdim=True, correction=0)
+            return (values - mean) / std.clamp(min=torch.finfo(torch.float32).tiny)
+        if self.normalization == "dataset":
+            if self.image_mean is None or self.image_std is None:
+                raise ValueError("normalization 'dataset': expected fitted statistics, call `fit(dataset)` first")
+            if len(self.image_mean) != values.shape[1]:
+                raise ValueError(
+                    f"`images`: expected the {len(self.image_mean)} channels that this processor was fitted for, "
+                    f"found {values.shape[1]}"
+                )
+            mean, std = (values.new_tensor(numbers)[:, None, None] for numbers in (self.image_mean, self.image_std))
+            low = 0.0 if self.image_min is None else self.image_min
+            span = 1.0 if self.image_max is None else self.image_max - low
+            return ((values - low) / span - mean) / std
+        return values
+
+    def resize(self, values: torch.Tensor) -> torch.Tensor:
+        if self.size is None or values.shape[-2:] == (self.size["height"], self.size["width"]):
+            return values
+        size = (self.size["height"], self.size["width"])
+        return torch.nn.functional.interpolate(values, size, mode="bicubic", antialias=True, align_corners=False)
+
+    def read(self, images) -> list[tuple[list[int], torch.Tensor]]:
+        """Checked images, grouped by shape: [(positions in the batch, (B, C, H, W) float32), ...]."""
+        from_list = isinstance(images, (list, tuple))
+        images = [from_pil(image) for image in images] if from_list else from_pil(images)
+        groups = []
+        for rows, values in stack_by_shape(images, "images"):
+            rank = values.ndim - from_list
+            if rank != 3 and (from_list or rank != 4) or values.is_complex():
+                expected = "a list of (C, H, W)" if from_list else "(C, H, W) or (B, C, H, W)"
+                raise ValueError(
+                    f"`images`: expected {expected} of real values, found {values.dtype} of shape "
+                    f"{tuple(values.shape[from_list:])}"
+                )
+            if not from_list and rank == 3:
+                rows, values = [0], values.unsqueeze(0)
+            values = values.to(torch.float32) / 255 if values.dtype == torch.uint8 else values.to(torch.float32)
+            check_values(values, "images")
+            groups.append((rows, values))
+        return groups
+
+
+def from_pil(image):
+    """PIL image -> (C, H, W) array; anything else unchanged."""
+    if not hasattr(image, "getbands"):
+        return image
+    array = np.asarray(image)
+    return array[None] if array.ndim == 2 else np.moveaxis(array, -1, 0)

@@ -1,0 +1,702 @@
+"""Multimodal wireless foundation model (arXiv 2511.15162): one ViT encoder for IQ streams and image-like wireless data.
+
+Letters in shape comments: B batch, A antennas, T samples, S segments per antenna, M samples per segment, C channels,
+H x W image, P patch size, N tokens of one input family, K visible tokens, V values per token, D width.
+
+Masks have one polarity each, here and everywhere: an *attention mask* is 1 at real data and 0 at padding; a
+*reconstruction mask* (`iq_mask`, `image_mask`) is 1 at real tokens that were hidden from the encoder.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers import initialization as init
+from transformers.activations import ACT2FN
+from transformers.masking_utils import create_bidirectional_mask
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutputWithPooling, ImageClassifierOutput
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.utils import ModelOutput
+from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
+from transformers.utils.output_capturing import capture_outputs
+
+from .configuration_mmwfm import MMWFMConfig
+
+
+@dataclass
+class MMWFMForPreTrainingOutput(ModelOutput):
+    """Result of masked wireless modeling. Fields of a family that was not in the input are None.
+
+    Args:
+        loss (`torch.Tensor` of shape `()`): `iq_loss + image_loss`.
+        iq_loss, image_loss (`torch.Tensor` of shape `()`): mean squared error over masked real tokens.
+        iq_logits (`torch.Tensor` of shape `(batch_size, num_tokens, 2 * segment_length)`): reconstructed segments,
+            M values of I, then M of Q; tokens are ordered by segment, then antenna.
+        image_logits (`torch.Tensor` of shape `(batch_size, num_tokens, patch_size**2 * num_channels)`): reconstructed
+            patches, ordered (row, column, channel).
+        iq_mask, image_mask (`torch.Tensor` of shape `(batch_size, num_tokens)`): 1 = real token hidden from the encoder.
+    """
+
+    loss: torch.FloatTensor | None = None
+    iq_loss: torch.FloatTensor | None = None
+    image_loss: torch.FloatTensor | None = None
+    iq_logits: torch.FloatTensor | None = None
+    image_logits: torch.FloatTensor | None = None
+    iq_mask: torch.FloatTensor | None = None
+    image_mask: torch.FloatTensor | None = None
+
+
+class MMWFMTokens(NamedTuple):
+    """One family's input cut into tokens, before any learned layer."""
+
+    values: torch.Tensor  # (B, N, V)
+    grid: tuple[int, int]  # tokens are ordered over (segments, antennas) or (patch rows, patch columns)
+    is_real: torch.Tensor | None  # (B, N) bool; None: all real
+    value_is_real: torch.Tensor | None  # (B, N, V) bool, where tokens are real in part; None: all real
+
+
+class MMWFMVisible(NamedTuple):
+    """Which tokens of one family the encoder sees."""
+
+    index: torch.Tensor  # (B, K) int64
+    is_real: torch.Tensor | None  # (B, K) bool; False where a sample has fewer visible tokens than the batch's most
+    mask: torch.Tensor  # (B, N) bool, reconstruction mask
+
+
+def sincos_positions(positions: torch.Tensor, width: int) -> torch.Tensor:
+    """Fixed sin-cos vectors, sines first: `(num_positions,)` -> `(num_positions, width)`, float32.
+
+    Computed where needed instead of kept in a buffer: any length, nothing to load. In float64, which MPS lacks.
+    """
+    dtype = torch.float32 if positions.device.type == "mps" else torch.float64
+    exponents = torch.arange(width // 2, device=positions.device, dtype=dtype) / (width // 2)
+    angles = positions.to(dtype)[:, None] * 10000.0**-exponents
+    return torch.cat([angles.sin(), angles.cos()], dim=1).float()
+
+
+def sincos_grid(height: int, width: int, hidden_size: int, device=None) -> torch.Tensor:
+    """2-D sin-cos table `(height * width, hidden_size)`: column index in the first half, row index in the second (MAE)."""
+    rows = sincos_positions(torch.arange(height, device=device), hidden_size // 2)
+    columns = sincos_positions(torch.arange(width, device=device), hidden_size // 2)
+    table = torch.cat([columns.expand(height, -1, -1), rows[:, None].expand(-1, width, -1)], dim=-1)
+    return table.flatten(0, 1)
+
+
+def patchify(pixel_values: torch.Tensor, patch_size: int) -> torch.Tensor:
+    """(B, C, H, W) -> (B, N, P * P * C), values ordered (row, column, channel)."""
+    batch_size, channels, height, width = pixel_values.shape
+    rows, columns = height // patch_size, width // patch_size
+    patches = pixel_values.reshape(batch_size, channels, rows, patch_size, columns, patch_size)
+    return patches.permute(0, 2, 4, 3, 5, 1).reshape(batch_size, rows * columns, patch_size**2 * channels)
+
+
+def unpatchify(patches: torch.Tensor, patch_size: int, height: int, width: int) -> torch.Tensor:
+    """(B, N, P * P * C) -> (B, C, H, W), the inverse of `patchify`."""
+    rows, columns = height // patch_size, width // patch_size
+    patches = patches.reshape(len(patches), rows, columns, patch_size, patch_size, -1)
+    return patches.permute(0, 5, 1, 3, 2, 4).reshape(len(patches), -1, height, width)
+
+
+def segment(iq_values: torch.Tensor, segment_length: int) -> torch.Tensor:
+    """(B, A, channels, T) -> (B, S * A, channels * M), by segment, then antenna; T is padded with zeros to S * M."""
+    batch_size, antennas, channels, samples = iq_values.shape
+    iq_values = nn.functional.pad(iq_values, (0, -samples % segment_length))
+    segments = iq_values.unflatten(-1, (-1, segment_length)).permute(0, 3, 1, 2, 4)
+    return segments.reshape(batch_size, -1, channels * segment_length)
+
+
+def unsegment(segments: torch.Tensor, num_antennas: int, num_samples: int) -> torch.Tensor:
+    """(B, S * A, 2 * M) -> (B, A, 2, T), the inverse of `segment` for IQ."""
+    batch_size, _, values = segments.shape
+    segments = segments.reshape(batch_size, -1, num_antennas, 2, values // 2)
+    return segments.permute(0, 2, 3, 1, 4).flatten(3)[..., :num_samples]
+
+
+def take_tokens(values: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """(B, N, V), (B, K) -> (B, K, V)."""
+    return values.gather(1, index[..., None].expand(-1, -1, values.shape[-1]))
+
+
+class MMWFMAffine(nn.Module):
+    """Learned scale and shift of every feature, one pair per input family: g * x + h (equations 4-7)."""
+
+    def __init__(self, hidden_size: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(hidden_size))
+        self.bias = nn.Parameter(torch.zeros(hidden_size))
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return hidden_states * self.weight + self.bias
+
+
+class MMWFMIQPositions(nn.Module):
+    """Where an IQ token comes from: its segment (fixed sin-cos) and its antenna (learned)."""
+
+    def __init__(self, config: MMWFMConfig, hidden_size: int):
+        super().__init__()
+        self.antenna_embeddings = nn.Embedding(config.max_antennas, hidden_size)
+
+    def forward(self, grid: tuple[int, int], like: torch.Tensor) -> torch.Tensor:
+        """(segments, antennas) -> (N, D), on the device and of the type of `like`"""
+        segments, antennas = (torch.arange(size, device=like.device) for size in grid)
+        antenna = self.antenna_embeddings(antennas)
+        time = sincos_positions(segments, antenna.shape[-1])
+        return (time[:, None] + antenna).flatten(0, 1).to(like.dtype)
+
+
+class MMWFMImagePositions(nn.Module):
+    """Where an image token comes from: its row and column (fixed sin-cos)."""
+
+    def __init__(self, config: MMWFMConfig, hidden_size: int):
+        super().__init__()
+        self.hidden_size = hidden_size
+
+    def forward(self, grid: tuple[int, int], like: torch.Tensor) -> torch.Tensor:
+        """(rows, columns) -> (N, D), on the device and of the type of `like`"""
+        return sincos_grid(*grid, self.hidden_size, device=like.device).to(like.dtype)
+
+
+class MMWFMEmbeddings(nn.Module):
+    """Tokens of one input family -> vectors: projection, affine, position (equations 4-7)."""
+
+    def __init__(self, config: MMWFMConfig, num_values: int, positions: nn.Module):
+        super().__init__()
+        self.config = config
+        self.projection = nn.Linear(num_values, config.hidden_size)
+        self.affine = MMWFMAffine(config.hidden_size) if config.affine_position != "none" else None
+        self.positions = positions
+
+    def forward(self, tokens: MMWFMTokens, index: torch.Tensor | None = None) -> torch.Tensor:
+        """Tokens, or those at `index` (B, K) alone, -> (B, N or K, D)."""
+        values, positions = tokens.values, self.positions(tokens.grid, like=tokens.values)
+        if index is not None:
+            values, positions = take_tokens(values, index), positions[index]
+        hidden_states = self.projection(values)
+        if self.config.affine_position == "projection":
+            hidden_states = self.affine(hidden_states)
+        return hidden_states + positions
+
+
+class MMWFMIQEmbeddings(MMWFMEmbeddings):
+    """IQ streams -> tokens of one segment and antenna each."""
+
+    def __init__(self, config: MMWFMConfig):
+        super().__init__(config, 2 * config.segment_length, MMWFMIQPositions(config, config.hidden_size))
+
+    def tokenize(self, iq_values: torch.Tensor, attention_mask: torch.Tensor | None = None) -> MMWFMTokens:
+        """(B, A, 2, T) and optionally (B, A, T) -> tokens of V = 2 * M values: M of I, then M of Q."""
+        if iq_values.ndim != 4 or iq_values.shape[2] != 2 or 0 in iq_values.shape or not iq_values.is_floating_point():
+            raise ValueError(
+                "`iq_values`: expected a floating-point tensor (batch, antennas, 2, samples), none of them 0, "
+                f"found {tuple(iq_values.shape)} of {iq_values.dtype}"
+            )
+        batch_size, antennas, _, samples = iq_values.shape
+        if antennas > self.config.max_antennas:
+            raise ValueError(f"`iq_values`: expected at most {self.config.max_antennas} antennas, found {antennas}")
+        length = self.config.segment_length
+        if attention_mask is None and samples % length == 0:
+            is_real = value_is_real = None
+        else:
+            if attention_mask is None:
+                attention_mask = iq_values.new_ones(batch_size, antennas, samples)
+            if attention_mask.shape != (batch_size, antennas, samples):
+                raise ValueError(
+                    f"`iq_attention_mask`: expected (batch, antennas, samples) = {(batch_size, antennas, samples)}, "
+                    f"found {tuple(attention_mask.shape)}"
+                )
+            attention_mask = attention_mask.bool()
+            iq_values = iq_values.masked_fill(~attention_mask[:, :, None], 0)
+            sample_is_real = segment(attention_mask[:, :, None], length)
+            is_real = sample_is_real.any(-1)
+            value_is_real = sample_is_real.repeat(1, 1, 2)
+        values = segment(iq_values, length)
+        return MMWFMTokens(values, (values.shape[1] // antennas, antennas), is_real, value_is_real)
+
+
+class MMWFMImageEmbeddings(MMWFMEmbeddings):
+    """Spectrograms and CSI -> tokens of one patch each."""
+
+    def __init__(self, config: MMWFMConfig):
+        num_values = config.patch_size**2 * config.num_channels
+        super().__init__(config, num_values, MMWFMImagePositions(config, config.hidden_size))
+        self.input_channels = config.input_channels or config.num_channels
+        self.channel_adapter = (
+            nn.Conv2d(self.input_channels, config.num_channels, kernel_size=1, bias=False)
+            if self.input_channels != config.num_channels
+            else None
+        )
+
+    def tokenize(self, pixel_values: torch.Tensor) -> MMWFMTokens:
+        """(B, C, H, W) -> tokens of V = P * P * num_channels values, ordered (row, column, channel)."""
+        if pixel_values.ndim != 4 or 0 in pixel_values.shape or not pixel_values.is_floating_point():
+            raise ValueError(
+                "`pixel_values`: expected a floating-point tensor (batch, channels, height, width), none of them 0, "
+                f"found {tuple(pixel_values.shape)} of {pixel_values.dtype}"
+            )
+        _, channels, height, width = pixel_values.shape
+        patch_size = self.config.patch_size
+        if channels != self.input_channels:
+            raise ValueError(
+                f"`pixel_values`: expected {self.input_channels} channels, found {channels}; "
+                f"`from_pretrained(..., input_channels={channels})` adds an adapter"
+            )
+        if height % patch_size or width % patch_size:
+            raise ValueError(
+                f"`pixel_values`: expected height and width divisible by the patch size {patch_size}, "
+                f"found {height} x {width}"
+            )
+        if self.channel_adapter is not None:
+            pixel_values = self.channel_adapter(pixel_values)
+        return MMWFMTokens(patchify(pixel_values, patch_size), (height // patch_size, width // patch_size), None, None)
+
+
+def eager_attention_forward(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **kwargs,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    weights = query @ key.transpose(2, 3) * scaling
+    if attention_mask is not None:
+        weights = weights + attention_mask
+    weights = nn.functional.softmax(weights, dim=-1, dtype=torch.float32).to(query.dtype)
+    return (weights @ value).transpose(1, 2).contiguous(), weights
+
+
+class MMWFMAttention(nn.Module):
+    def __init__(self, config: MMWFMConfig, hidden_size: int, num_heads: int):
+        super().__init__()
+        self.config = config
+        self.head_dim = hidden_size // num_heads
+        self.scaling = self.head_dim**-0.5
+        self.is_causal = False
+        self.q_proj = nn.Linear(hidden_size, hidden_size)
+        self.k_proj = nn.Linear(hidden_size, hidden_size)
+        self.v_proj = nn.Linear(hidden_size, hidden_size)
+        self.o_proj = nn.Linear(hidden_size, hidden_size)
+
+    def forward(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs):
+        batch_size, num_tokens, _ = hidden_states.shape
+        heads = (batch_size, num_tokens, -1, self.head_dim)
+        attention: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
+            self.config._attn_implementation, eager_attention_forward
+        )
+        output, weights = attention(
+            self,
+            self.q_proj(hidden_states).view(heads).transpose(1, 2),
+            self.k_proj(hidden_states).view(heads).transpose(1, 2),
+            self.v_proj(hidden_states).view(heads).transpose(1, 2),
+            attention_mask,
+            scaling=self.scaling,
+            **kwargs,
+        )
+        return self.o_proj(output.reshape(batch_size, num_tokens, -1)), weights
+
+
+class MMWFMMLP(nn.Module):
+    def __init__(self, config: MMWFMConfig, hidden_size: int, intermediate_size: int):
+        super().__init__()
+        self.fc1 = nn.Linear(hidden_size, intermediate_size)
+        self.activation = ACT2FN[config.hidden_act]
+        self.fc2 = nn.Linear(intermediate_size, hidden_size)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.fc2(self.activation(self.fc1(hidden_states)))
+
+
+class MMWFMLayer(GradientCheckpointingLayer):
+    """Pre-norm transformer block."""
+
+    def __init__(self, config: MMWFMConfig, hidden_size: int, num_heads: int, intermediate_size: int):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(hidden_size, eps=config.layer_norm_eps)
+        self.attention = MMWFMAttention(config, hidden_size, num_heads)
+        self.norm2 = nn.LayerNorm(hidden_size, eps=config.layer_norm_eps)
+        self.mlp = MMWFMMLP(config, hidden_size, intermediate_size)
+
+    def forward(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs):
+        hidden_states = hidden_states + self.attention(self.norm1(hidden_states), attention_mask, **kwargs)[0]
+        return hidden_states + self.mlp(self.norm2(hidden_states))
+
+
+class MMWFMPreTrainedModel(PreTrainedModel):
+    config_class = MMWFMConfig
+    base_model_prefix = "mmwfm"
+    main_input_name = "iq_values"
+    input_modalities = ("iq", "image")
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["MMWFMLayer"]
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_record_outputs = {"hidden_states": MMWFMLayer, "attentions": MMWFMAttention}
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module):
+        # Through `init` alone: it leaves tensors untouched that were just loaded.
+        std = self.config.initializer_range
+        if isinstance(module, nn.Linear):
+            init.xavier_uniform_(module.weight)
+            init.zeros_(module.bias)
+        elif isinstance(module, nn.Conv2d):  # the channel adapter starts as the average of the channels
+            init.constant_(module.weight, 1 / module.in_channels)
+        elif isinstance(module, nn.Embedding):
+            init.normal_(module.weight, std=std)
+        elif isinstance(module, (nn.LayerNorm, MMWFMAffine)):
+            init.ones_(module.weight)
+            init.zeros_(module.bias)
+        elif isinstance(module, MMWFMModel):
+            init.normal_(module.cls_token, std=std)
+        elif isinstance(module, MMWFMDecoder):
+            init.normal_(module.mask_token, std=std)
+        elif isinstance(module, MMWFMForSequenceClassification):
+            init.normal_(module.classifier.weight, std=std)
+
+
+class MMWFMModel(MMWFMPreTrainedModel):
+    """The encoder: IQ, images or both -> token features and one pooled feature vector."""
+
+    def __init__(self, config: MMWFMConfig):
+        super().__init__(config)
+        config.validate_architecture()
+        self.iq_embeddings = MMWFMIQEmbeddings(config) if "iq" in config.modalities else None
+        self.image_embeddings = MMWFMImageEmbeddings(config) if "image" in config.modalities else None
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, config.hidden_size))
+        sizes = (config.hidden_size, config.num_attention_heads, config.intermediate_size)
+        self.layers = nn.ModuleList([MMWFMLayer(config, *sizes) for _ in range(config.num_hidden_layers)])
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.final_layer_norm_eps)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.iq_embeddings or self.image_embeddings
+
+    def embeddings_of(self, family: str) -> nn.Module:
+        return self.iq_embeddings if family == "iq" else self.image_embeddings
+
+    def tokenize(
+        self,
+        iq_values: torch.Tensor | None = None,
+        iq_attention_mask: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+    ) -> dict[str, MMWFMTokens]:
+        """Cut the inputs into tokens, by family ("iq", "image"); arguments as in `forward`."""
+        given = {"iq": iq_values, "image": pixel_values}
+        given = {family: values for family, values in given.items() if values is not None}
+        if not given:
+            raise ValueError("expected `iq_values`, `pixel_values` or both, found neither")
+        if absent := set(given) - set(self.config.modalities):
+            raise ValueError(
+                f"expected input of this checkpoint's modalities {self.config.modalities}, found {absent}"
+            )
+        if len({len(values) for values in given.values()}) > 1:
+            raise ValueError(f"expected as many IQ samples as images, found {len(iq_values)} and {len(pixel_values)}")
+        tokens = {}
+        dtype = self.cls_token.dtype
+        if iq_values is not None:
+            # A mask without padding would only cost time; while a graph is traced its values cannot be looked at.
+            if iq_attention_mask is not None and not torch.compiler.is_compiling() and iq_attention_mask.all():
+                iq_attention_mask = None
+            tokens["iq"] = self.iq_embeddings.tokenize(iq_values.to(dtype), iq_attention_mask)
+        if pixel_values is not None:
+            tokens["image"] = self.image_embeddings.tokenize(pixel_values.to(dtype))
+        return tokens
+
+    def encode(self, embeddings: dict[str, torch.Tensor], is_real: dict[str, torch.Tensor | None], **kwargs):
+        """Token embeddings (B, N, D) by family -> features (B, 1 + sum of N, D) and attention mask or None."""
+        parts = list(embeddings.values())
+        cls = self.cls_token.expand(len(parts[0]), -1, -1)
+        if self.config.affine_position == "tokens":
+            affines = [self.embeddings_of(family).affine for family in embeddings]
+            parts = [affine(part) for affine, part in zip(affines, parts)]
+            cls = torch.stack([affine(cls) for affine in affines]).mean(0)
+        hidden_states = torch.cat([cls, *parts], dim=1)
+        attention_mask = None
+        if any(real is not None for real in is_real.values()):
+            ones = {family: part.new_ones(part.shape[:2], dtype=torch.bool) for family, part in embeddings.items()}
+            real = [ones[family] if is_real[family] is None else is_real[family] for family in embeddings]
+            attention_mask = torch.cat([real[0].new_ones(len(cls), 1), *real], dim=1)
+        hidden_states = run_layers(self.layers, self.config, hidden_states, attention_mask, **kwargs)
+        return self.norm(hidden_states), attention_mask
+
+    @merge_with_config_defaults
+    @capture_outputs(tie_last_hidden_states=False)
+    def forward(
+        self,
+        iq_values: torch.Tensor | None = None,
+        iq_attention_mask: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        **kwargs,
+    ) -> BaseModelOutputWithPooling:
+        r"""
+        Args:
+            iq_values (`torch.FloatTensor` of shape `(batch_size, num_antennas, 2, num_samples)`): I, then Q.
+            iq_attention_mask (`torch.Tensor` of shape `(batch_size, num_antennas, num_samples)`): 1 = real sample.
+            pixel_values (`torch.FloatTensor` of shape `(batch_size, num_channels, height, width)`).
+
+        Returns:
+            `last_hidden_state` of shape `(batch_size, 1 + num_tokens, hidden_size)`: CLS, IQ tokens by segment, then
+            antenna, image tokens by row, then column; `pooler_output` of shape `(batch_size, hidden_size)`.
+
+        Raises:
+            ValueError: no input, or one of wrong rank, type, channels, antennas or size.
+        """
+        tokens = self.tokenize(iq_values, iq_attention_mask, pixel_values)
+        embeddings = {family: self.embeddings_of(family)(part) for family, part in tokens.items()}
+        is_real = {family: part.is_real for family, part in tokens.items()}
+        hidden_states, attention_mask = self.encode(embeddings, is_real, **kwargs)
+        if self.config.pooling == "cls":
+            pooled = hidden_states[:, 0]
+        elif attention_mask is None:
+            pooled = hidden_states[:, 1:].mean(1)
+        else:
+            weights = attention_mask[:, 1:, None].to(hidden_states.dtype)
+            pooled = (hidden_states[:, 1:] * weights).sum(1) / weights.sum(1).clamp(min=1)
+        return BaseModelOutputWithPooling(last_hidden_state=hidden_states, pooler_output=pooled)
+
+
+def run_layers(layers, config, hidden_states, attention_mask, **kwargs) -> torch.Tensor:
+    """Blocks one after another; padding (0 in the (B, N) mask) is never attended to."""
+    attention_mask = create_bidirectional_mask(config, hidden_states, attention_mask)
+    for layer in layers:
+        hidden_states = layer(hidden_states, attention_mask, **kwargs)
+    return hidden_states
+
+
+class MMWFMDecoder(nn.Module):
+    """Visible token features -> reconstruction of every token."""
+
+    def __init__(self, config: MMWFMConfig):
+        super().__init__()
+        self.config = config
+        width = config.decoder_hidden_size
+        self.projection = nn.Linear(config.hidden_size, width)
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
+        positions = {"iq": MMWFMIQPositions, "image": MMWFMImagePositions}
+        num_values = {"iq": 2 * config.segment_length, "image": config.patch_size**2 * config.num_channels}
+        self.positions = nn.ModuleDict({family: positions[family](config, width) for family in config.modalities})
+        self.heads = nn.ModuleDict({family: nn.Linear(width, num_values[family]) for family in config.modalities})
+        sizes = (width, config.decoder_num_attention_heads, config.decoder_intermediate_size)
+        self.layers = nn.ModuleList([MMWFMLayer(config, *sizes) for _ in range(config.decoder_num_hidden_layers)])
+        self.norm = nn.LayerNorm(width, eps=config.final_layer_norm_eps)
+
+    def forward(
+        self, hidden_states: torch.Tensor, tokens: dict[str, MMWFMTokens], visible: dict[str, MMWFMVisible]
+    ) -> dict[str, torch.Tensor]:
+        """Encoder output (B, 1 + sum of K, D) -> by family (B, N, V)."""
+        hidden_states = self.projection(hidden_states)
+        cls, *seen = hidden_states.split([1, *(part.index.shape[1] for part in visible.values())], dim=1)
+        parts, real = [cls], [cls.new_ones(cls.shape[:2], dtype=torch.bool)]
+        for (family, part), values in zip(tokens.items(), seen):
+            index, is_real, mask = visible[family]
+            mask_token = self.mask_token.to(values.dtype)
+            if is_real is not None:
+                values = torch.where(is_real[..., None], values, mask_token)
+            full = mask_token.expand(*mask.shape, -1)
+            full = full.scatter(1, index[..., None].expand(-1, -1, full.shape[-1]), values)
+            parts.append(full + self.positions[family](part.grid, like=full))
+            real.append(real[0].new_ones(mask.shape) if part.is_real is None else part.is_real)
+        has_padding = any(part.is_real is not None for part in tokens.values())
+        hidden_states = run_layers(
+            self.layers, self.config, torch.cat(parts, dim=1), torch.cat(real, dim=1) if has_padding else None
+        )
+        hidden_states = self.norm(hidden_states)[:, 1:].split(
+            [part.values.shape[1] for part in tokens.values()], dim=1
+        )
+        return {family: self.heads[family](part) for family, part in zip(tokens, hidden_states)}
+
+
+def draw_visible(tokens: MMWFMTokens, noise: torch.Tensor, mask_ratio: float, whole_antennas: bool) -> MMWFMVisible:
+    """Keep the units (tokens, or whole antennas) of lowest noise: floor(real units * (1 - mask_ratio)), at least 1.
+
+    Args:
+        noise: (B, N) values in [0, 1); for whole antennas its mean over an antenna's real tokens counts.
+    """
+    batch_size, num_tokens, _ = tokens.values.shape
+    is_real = tokens.is_real
+    if noise.shape != (batch_size, num_tokens):
+        raise ValueError(f"noise: expected (batch, tokens) = {(batch_size, num_tokens)}, found {tuple(noise.shape)}")
+    unit_is_real, tokens_per_unit = is_real, 1
+    if whole_antennas:
+        tokens_per_unit, num_antennas = tokens.grid
+        by_antenna = noise.unflatten(1, tokens.grid)
+        if is_real is None:
+            noise = by_antenna.mean(1)
+        else:
+            real = is_real.unflatten(1, tokens.grid)
+            unit_is_real = real.any(1)
+            noise = (by_antenna * real).sum(1) / real.sum(1).clamp(min=1)
+    # The count stays a Python number where nothing is padded, so that compiled graphs have static shapes.
+    if is_real is None:
+        keep = max(1, int(noise.shape[1] * (1 - mask_ratio)))
+    else:
+        noise = noise.masked_fill(~unit_is_real, torch.inf)
+        counts = unit_is_real.sum(1, keepdim=True)
+        keep = (counts.double() * (1 - mask_ratio)).floor().long().clamp(min=1).minimum(counts)
+    kept = noise.argsort(dim=1, stable=True).argsort(dim=1) < keep
+    if whole_antennas:
+        kept = kept[:, None].expand(-1, tokens_per_unit, -1).flatten(1)
+    if is_real is None:
+        index = kept.int().argsort(dim=1, descending=True, stable=True)[:, : keep * tokens_per_unit]
+        return MMWFMVisible(index, None, ~kept)
+    kept = kept & is_real
+    index = kept.int().argsort(dim=1, descending=True, stable=True)[:, : int(kept.sum(1).max())]
+    return MMWFMVisible(index, kept.gather(1, index), is_real & ~kept)
+
+
+def reconstruction_loss(
+    predictions: torch.Tensor, tokens: MMWFMTokens, mask: torch.Tensor, normalize: bool
+) -> torch.Tensor:
+    """Mean squared error of each token over its real values, averaged over the masked tokens, in float32."""
+    targets = tokens.values.float()
+    weights = torch.ones_like(targets[:1, :1]) if tokens.value_is_real is None else tokens.value_is_real.float()
+    count = weights.sum(-1, keepdim=True).clamp(min=1)
+    if normalize:
+        mean = (targets * weights).sum(-1, keepdim=True) / count
+        variance = ((targets - mean).square() * weights).sum(-1, keepdim=True) / (count - 1).clamp(min=1)
+        targets = (targets - mean) / (variance + 1e-6).sqrt()
+    token_loss = ((predictions.float() - targets).square() * weights).sum(-1) / count[..., 0]
+    return (token_loss * mask).sum() / mask.sum().clamp(min=1)
+
+
+class MMWFMForPreTraining(MMWFMPreTrainedModel):
+    """Masked wireless modeling: the encoder sees the visible tokens alone, the decoder reconstructs all."""
+
+    def __init__(self, config: MMWFMConfig):
+        super().__init__(config)
+        if config.input_channels not in (None, config.num_channels):
+            raise ValueError(
+                "`input_channels`: expected none in pretraining, which reconstructs the `num_channels` channels "
+                f"themselves, found {config.input_channels}"
+            )
+        self.mmwfm = MMWFMModel(config)
+        self.decoder = MMWFMDecoder(config)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        iq_values: torch.Tensor | None = None,
+        iq_attention_mask: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        iq_noise: torch.Tensor | None = None,
+        image_noise: torch.Tensor | None = None,
+        **kwargs,
+    ) -> MMWFMForPreTrainingOutput:
+        r"""
+        Args:
+            iq_values, iq_attention_mask, pixel_values: as for `MMWFMModel`.
+            iq_noise, image_noise (`torch.FloatTensor` of shape `(batch_size, num_tokens)`): the tokens of lowest
+                noise stay visible; drawn uniformly if not given.
+        """
+        tokens = self.mmwfm.tokenize(iq_values, iq_attention_mask, pixel_values)
+        noise = {"iq": iq_noise, "image": image_noise}
+        ratio = {"iq": self.config.mask_ratio_iq, "image": self.config.mask_ratio_image}
+        visible, embeddings = {}, {}
+        for family, part in tokens.items():
+            values = noise[family]
+            if values is None:
+                values = torch.rand(part.values.shape[:2], device=part.values.device)
+            whole_antennas = family == "iq" and self.config.iq_masking == "antenna"
+            visible[family] = draw_visible(part, values, ratio[family], whole_antennas)
+            embeddings[family] = self.mmwfm.embeddings_of(family)(part, visible[family].index)
+        hidden_states, _ = self.mmwfm.encode(
+            embeddings, {family: part.is_real for family, part in visible.items()}, **kwargs
+        )
+        predictions = self.decoder(hidden_states, tokens, visible)
+        output = MMWFMForPreTrainingOutput()
+        for family, part in tokens.items():
+            mask = visible[family].mask.float()
+            output[f"{family}_loss"] = reconstruction_loss(
+                predictions[family], part, mask, self.config.normalize_targets
+            )
+            output[f"{family}_logits"], output[f"{family}_mask"] = predictions[family], mask
+        output["loss"] = sum(output[f"{family}_loss"] for family in tokens)
+        return output
+
+
+class MMWFMForSequenceClassification(MMWFMPreTrainedModel):
+    """One linear layer on the pooled features: classes, or coordinates in metres."""
+
+    def __init__(self, config: MMWFMConfig):
+        super().__init__(config)
+        if config.problem_type == "multi_label_classification":
+            raise ValueError(
+                "`problem_type`: expected 'single_label_classification' or 'regression', found "
+                f"'{config.problem_type}'"
+            )
+        if config.label_min is not None and len(config.label_min) != config.num_labels:
+            raise ValueError(
+                f"`label_min`: expected one value per label ({config.num_labels}), found {len(config.label_min)}"
+            )
+        self.num_labels = config.num_labels
+        self.mmwfm = MMWFMModel(config)
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        iq_values: torch.Tensor | None = None,
+        iq_attention_mask: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        **kwargs,
+    ) -> ImageClassifierOutput:
+        r"""
+        Args:
+            iq_values, iq_attention_mask, pixel_values: as for `MMWFMModel`.
+            labels: class indices of shape `(batch_size,)`, or for regression values of shape
+                `(batch_size, num_labels)` in metres.
+
+        Returns:
+            `loss` (cross-entropy; for regression mean squared error on coordinates scaled to [-1, 1] by
+            `config.label_min` and `config.label_max`) and `logits` of shape `(batch_size, num_labels)`: class scores,
+            or metres.
+        """
+        outputs = self.mmwfm(iq_values, iq_attention_mask, pixel_values, **kwargs)
+        logits = self.classifier(outputs.pooler_output)
+        regression = self.config.problem_type == "regression"
+        center, half_range = self.label_scale(logits) if regression else (0.0, 1.0)
+        loss = None
+        if labels is not None:
+            self.check_labels(labels, logits)
+            if regression:
+                loss = nn.functional.mse_loss(logits.float(), ((labels - center) / half_range).float())
+            else:
+                loss = nn.functional.cross_entropy(logits.float(), labels)
+        return ImageClassifierOutput(
+            loss=loss,
+            logits=logits * half_range + center if regression else logits,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+    def label_scale(self, like: torch.Tensor):
+        """Centre and half range in metres, `(num_labels,)` each; 0 and 1 without label limits."""
+        if self.config.label_min is None:
+            return 0.0, 1.0
+        low, high = (like.new_tensor(limit) for limit in (self.config.label_min, self.config.label_max))
+        return (low + high) / 2, (high - low) / 2
+
+    def check_labels(self, labels: torch.Tensor, logits: torch.Tensor):
+        if self.config.problem_type == "regression":
+            if labels.shape != logits.shape:
+                raise ValueError(f"`labels`: expected shape {tuple(logits.shape)}, found {tuple(labels.shape)}")
+        elif labels.shape != logits.shape[:1] or labels.is_floating_point():
+            raise ValueError(
+                f"`labels`: expected class indices of shape {tuple(logits.shape[:1])}, found "
+                f"{tuple(labels.shape)} of {labels.dtype}; coordinates need `problem_type='regression'`"
+            )
+        elif not torch.compiler.is_compiling() and not (0 <= labels.min() and labels.max() < self.num_labels):
+            raise ValueError(
+                f"`labels`: expected classes 0 to {self.num_labels - 1}, found {labels.min()} to {labels.max()}"
+            )

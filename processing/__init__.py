@@ -1,0 +1,1 @@
+"""From raw recordings, read or simulated, to `datasets` on disk in physical units. Run as `python -m processing.<name>`."""

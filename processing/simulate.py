@@ -1,0 +1,81 @@
+"""Simulate a data set: `python -m processing.simulate rfp --samples 12000 --seed 0 --num_proc 2 --output data/rfp`.
+
+The folder opens with `load_dataset("data/rfp")`. Task, seed and options determine the data: a row of the same
+recording and start is the same whatever `--num_proc` and `--samples`.
+"""
+
+import argparse
+from functools import partial
+from pathlib import Path
+
+from processing.simulation import pretrain_iq, pretrain_spectrogram, rfp, rfs
+from processing.writing import write_dataset
+
+VERSION = 1  # of the simulation: raised when the same seed gives other data
+
+# A task is a module with TASK, DEFAULT_SAMPLES, SPLITS (name -> share), OPTIONS (name -> allowed values), features(),
+# plan(split -> samples) -> split -> items, and rows(seed, split, item, **options) -> iterable of rows.
+TASKS = {module.TASK: module for module in (pretrain_iq, pretrain_spectrogram, rfp, rfs)}
+
+
+def split_samples(samples: int, shares: dict[str, float]) -> dict[str, int]:
+    """Number of samples of every split: its share, at least one, the rest goes to the first."""
+    if samples < len(shares):
+        raise ValueError(
+            f"expected at least {len(shares)} samples, one for each of {', '.join(shares)}; found {samples}"
+        )
+    first, *others = shares
+    counts = {split: max(1, int(samples * shares[split])) for split in others}
+    return {first: samples - sum(counts.values()), **counts}
+
+
+def _check_options(task, options):
+    allowed = TASKS[task].OPTIONS
+    for name, value in options.items():
+        if name not in allowed:
+            raise ValueError(f"expected options of {task} among {sorted(allowed)}, found {name!r}")
+        if value not in allowed[name]:
+            raise ValueError(f"expected {name} to be one of {allowed[name]}, found {value!r}")
+
+
+def simulate(
+    task: str, output_dir: str | Path, samples: int | None = None, seed: int = 0, num_proc: int = 1, **options
+) -> Path:
+    """Simulate `samples` rows of a task into `output_dir`; nothing is done if the same call has already made it.
+
+    Args:
+        samples: rows over all splits; default: the task's own.
+        options: of the task, for `rfp`: `control="same-hardware"` or `control="nothing-differs"`.
+    """
+    if task not in TASKS:
+        raise ValueError(f"expected task to be one of {', '.join(TASKS)}; found {task!r}")
+    if seed < 0:
+        raise ValueError(f"expected seed >= 0, found {seed}")
+    if num_proc < 1:
+        raise ValueError(f"expected num_proc >= 1, found {num_proc}")
+    _check_options(task, options)
+    module = TASKS[task]
+    samples = module.DEFAULT_SAMPLES if samples is None else samples
+    items = module.plan(split_samples(samples, module.SPLITS))
+    recipe = {"task": task, "samples": samples, "seed": seed, "options": options, "version": VERSION}
+    return write_dataset(output_dir, module.features(), items, partial(module.rows, seed, **options), recipe, num_proc)
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("task", metavar="TASK", help=f"one of {', '.join(TASKS)}")
+    parser.add_argument("--samples", type=int, help="rows over all splits (default: the task's own)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--num_proc", type=int, default=1)
+    parser.add_argument("--output", type=Path, required=True, help="folder to make")
+    parser.add_argument("--control", choices=rfp.OPTIONS["control"][1:], help="rfp: the same without what differs")
+    args = parser.parse_args(arguments)
+    options = {} if args.control is None else {"control": args.control}
+    try:
+        print(simulate(args.task, args.output, args.samples, args.seed, args.num_proc, **options))
+    except ValueError as error:
+        parser.error(str(error))
+
+
+if __name__ == "__main__":
+    main()

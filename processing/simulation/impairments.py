@@ -1,0 +1,98 @@
+"""Radio front ends and channels: pure functions on complex baseband arrays, time on the last axis."""
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy import fft
+
+
+def mean_power(samples):
+    """Mean of |x|^2 over time."""
+    return np.mean(samples.real**2 + samples.imag**2, axis=-1)
+
+
+def iq_imbalance(samples, gain_db, phase_deg):
+    """Q branch `gain_db` stronger and `phase_deg` off 90 degrees: x -> (1+k)/2 x + (1-k*)/2 x*, k = g e^jp."""
+    k = 10 ** (gain_db / 20) * np.exp(1j * np.deg2rad(phase_deg))
+    return np.complex64((1 + k) / 2) * samples + np.complex64((1 - np.conj(k)) / 2) * np.conj(samples)
+
+
+def lo_leakage(samples, level_dbc, phase_rad):
+    """Adds the carrier at `level_dbc` relative to the mean power of the samples."""
+    amplitude = np.sqrt(mean_power(samples) * 10 ** (level_dbc / 10))
+    return samples + np.complex64(amplitude * np.exp(1j * phase_rad))
+
+
+def rapp_amplifier(samples, input_backoff_db, smoothness=2.0, phase_rad=0.0):
+    """Rapp power amplifier of small-signal gain one: soft limit of the envelope and a phase shift that grows with it.
+
+    Args:
+        input_backoff_db: saturation power over mean input power.
+        smoothness: Rapp's p; the larger, the sharper the knee.
+        phase_rad: AM/PM far into saturation.
+    """
+    drive = (samples.real**2 + samples.imag**2) / (mean_power(samples) * 10 ** (input_backoff_db / 10))
+    gain = (1 + drive**smoothness) ** (-0.5 / smoothness)
+    if phase_rad:
+        gain = gain * np.exp(1j * np.float32(phase_rad) * (drive / (1 + drive)))
+    return samples * gain.astype(np.complex64)
+
+
+def carrier_offset(num_samples, offset_hz, sampling_rate_hz):
+    """Phasor of a carrier frequency offset."""
+    return np.exp(2j * np.pi * offset_hz / sampling_rate_hz * np.arange(num_samples)).astype(np.complex64)
+
+
+def phase_noise(rng, num_samples, linewidth_hz, sampling_rate_hz):
+    """Phasor of a free-running oscillator: Wiener phase whose line is `linewidth_hz` wide (3 dB, two-sided)."""
+    steps = rng.standard_normal(num_samples) * np.sqrt(2 * np.pi * linewidth_hz / sampling_rate_hz)
+    return np.exp(1j * np.cumsum(steps)).astype(np.complex64)
+
+
+def awgn(rng, samples, snr_db, signal_power=None):
+    """Adds white noise `snr_db` below `signal_power` (default: mean power over all axes)."""
+    signal_power = np.mean(mean_power(samples)) if signal_power is None else signal_power
+    scale = np.float32(np.sqrt(signal_power * 10 ** (-snr_db / 10) / 2))
+    noise = rng.standard_normal((*samples.shape, 2), dtype=np.float32).view(np.complex64)[..., 0]
+    return samples + scale * noise
+
+
+class Channel(NamedTuple):
+    """Static multipath channel: `delays_s` (paths,), complex `gains` (antennas, paths), the first path is the LOS."""
+
+    delays_s: np.ndarray
+    gains: np.ndarray
+
+
+def rms_delay_spread_s(delays_s, powers):
+    """Power-weighted standard deviation of the path delays."""
+    powers = powers / powers.sum()
+    mean = np.sum(powers * delays_s)
+    return np.sqrt(np.sum(powers * (delays_s - mean) ** 2))
+
+
+def simo_channel(rng, num_antennas, delay_spread_s, k_factor_db, num_paths=20):
+    """Line of sight plus diffuse paths at a linear array of half-wavelength spacing; mean power gain one.
+
+    Diffuse powers fall off exponentially with delay and arrive from the half-plane in front of the array. Delays are
+    scaled so that the rms delay spread, line of sight included, is exactly `delay_spread_s` (3GPP TR 38.901, 7.7.3).
+    """
+    delays = np.concatenate([[0.0], np.sort(rng.exponential(1.0, num_paths))])
+    # delays are drawn with an exponential density, so that equal mean powers already give an exponential profile
+    powers = np.concatenate([[10 ** (k_factor_db / 10)], rng.exponential(1.0, num_paths) / num_paths])
+    powers /= powers.sum()
+    delays *= delay_spread_s / rms_delay_spread_s(delays, powers)
+    azimuth = rng.uniform(-np.pi / 2, np.pi / 2, num_paths + 1)
+    steering = np.exp(1j * np.pi * np.outer(np.arange(num_antennas), np.sin(azimuth)))
+    amplitudes = np.sqrt(powers) * np.exp(2j * np.pi * rng.random(num_paths + 1))
+    return Channel(delays, steering * amplitudes)
+
+
+def apply_channel(samples, channel, sampling_rate_hz):
+    """(time,) -> (antennas, time), with fractional delays applied in the frequency domain.
+
+    The convolution is circular: the caller cuts off the ends, by more than the longest delay.
+    """
+    frequency = fft.fftfreq(len(samples), 1 / sampling_rate_hz)
+    response = channel.gains @ np.exp(-2j * np.pi * np.outer(channel.delays_s, frequency))
+    return fft.ifft(response.astype(np.complex64) * fft.fft(samples), axis=-1)
