@@ -1,0 +1,79 @@
+"""Rows of a data set -> a batch for the model."""
+
+import zlib
+
+import numpy as np
+import torch
+from datasets import Dataset, load_dataset
+
+from .processing_mmwfm import MMWFMProcessor
+
+INPUT_COLUMNS = ("iq", "image")
+
+
+class MMWFMDataCollator:
+    """Rows, or columns read at once, -> model input and `labels`.
+
+    Args:
+        processor: normalises; sampling rates are checked where a row names one.
+        carrier_shift: each IQ row is moved in frequency by a random share of its sampling rate in
+            [-carrier_shift, carrier_shift]; 0.5 takes the carrier's place away as a clue.
+        label_column: "label" (class), "position" (metres) or None.
+    """
+
+    def __init__(self, processor: MMWFMProcessor, carrier_shift: float = 0.0, label_column: str | None = None):
+        if not 0 <= carrier_shift <= 0.5:
+            raise ValueError(f"`carrier_shift`: expected 0 to 0.5 of the sampling rate, found {carrier_shift}")
+        self.processor = processor
+        self.carrier_shift = carrier_shift
+        self.label_column = label_column
+
+    def __call__(self, rows, generator: np.random.Generator | None = None) -> dict[str, torch.Tensor]:
+        """
+        Args:
+            rows: list of rows, or dict of columns.
+            generator: of the carrier shifts; without one they follow from each row's recording and start, so that an
+                evaluation set is always shifted in the same way.
+        """
+        columns = rows if isinstance(rows, dict) else {key: [row[key] for row in rows] for key in rows[0]}
+        inputs = {}
+        if "iq" in columns:
+            iq = np.asarray(columns["iq"], dtype=np.float32)
+            if self.carrier_shift:
+                iq = shift_carrier(iq, self.carrier_shift * self.draw(columns, generator))
+            rates = {float(rate) for rate in columns.get("sampling_rate_hz", [])}
+            inputs |= {"iq": iq, "sampling_rate_hz": rates.pop() or None if len(rates) == 1 else None}
+        if "image" in columns:
+            inputs["images"] = np.asarray(columns["image"], dtype=np.float32)
+        batch = dict(self.processor(**inputs))
+        # Rows of one data set have one shape: nothing is padded, and no mask costs the least.
+        batch.pop("iq_attention_mask", None)
+        if self.label_column is not None:
+            batch["labels"] = torch.as_tensor(np.asarray(columns[self.label_column]))
+        return batch
+
+    def draw(self, columns, generator) -> np.ndarray:
+        """One number in [-1, 1) for each row."""
+        if generator is not None:
+            return generator.uniform(-1, 1, len(columns["iq"]))
+        names = zip(columns["recording"], columns["start"])
+        return np.array([zlib.crc32(f"{recording}:{start}".encode()) for recording, start in names]) / 2**31 - 1
+
+
+def shift_carrier(iq: np.ndarray, shifts: np.ndarray) -> np.ndarray:
+    """Multiply (B, A, T, 2) IQ by exp(2 pi i shift t), shift in cycles per sample, one for each row of the batch."""
+    phases = 2 * np.pi * np.outer(shifts, np.arange(iq.shape[2]))
+    signal = iq.view(np.complex64)[..., 0] * np.exp(1j * phases).astype(np.complex64)[:, None]
+    return np.ascontiguousarray(signal).view(np.float32).reshape(iq.shape)
+
+
+def load_splits(name: str) -> dict[str, Dataset]:
+    """All splits of a data set on disk or on the Hub, in NumPy format, with the columns that training needs."""
+    splits = load_dataset(name)
+    for split, dataset in splits.items():
+        known = {*INPUT_COLUMNS, "label", "position", "sampling_rate_hz", "recording", "start"}
+        columns = [column for column in dataset.column_names if column in known]
+        if not set(columns) & set(INPUT_COLUMNS):
+            raise ValueError(f"expected a column `iq` or `image` in {name}, found {dataset.column_names}")
+        splits[split] = dataset.select_columns(columns).with_format("numpy")
+    return splits

@@ -1,0 +1,56 @@
+"""Adapt a pretrained checkpoint to a labelled data set.
+
+    python training_scripts/finetune.py configuration/tasks/rfp.yaml --model runs/small --dataset data/rfp \
+        --regime lora --output_dir runs/rfp-lora
+
+Keys of the recipe are the fields below and those of `FinetuningArguments`. The same command again resumes.
+"""
+
+import sys
+from dataclasses import dataclass, field
+
+from transformers import HfArgumentParser
+
+from modeling_mmwfm import MMWFMProcessor
+from modeling_mmwfm.data_collator_mmwfm import load_splits
+from modeling_mmwfm.finetuning_mmwfm import FinetuningArguments, finetune
+from modeling_mmwfm.recipes_mmwfm import parse_recipe
+
+
+@dataclass
+class TaskArguments:
+    model: str = field(metadata={"help": "pretrained checkpoint: folder or Hub name"})
+    dataset: str = field(metadata={"help": "folder or Hub name of the labelled set"})
+    normalization: str | None = field(
+        default=None,
+        metadata={
+            "choices": ["dataset", "sample", "none"],
+            "help": "default: as the checkpoint's processor; 'dataset' is measured anew on the training split",
+        },
+    )
+
+
+def main(task: TaskArguments, arguments: FinetuningArguments) -> dict:
+    # data
+    splits = load_splits(task.dataset)
+
+    # processor
+    processor = MMWFMProcessor.from_pretrained(task.model)
+    normalization = task.normalization or processor.feature_extractor.normalization
+    processor.feature_extractor.normalization = processor.image_processor.normalization = normalization
+    processor.fit(splits["train"])
+
+    # train, save, evaluate
+    results = finetune(task.model, processor, splits, arguments, provenance=vars(task))
+    for split in ("validation", "test"):
+        if split in results:
+            numbers = {key: round(value, 4) for key, value in results[split].items() if isinstance(value, float)}
+            print(f"{split}: {numbers}")
+    return results
+
+
+if __name__ == "__main__":
+    try:
+        main(*parse_recipe(HfArgumentParser((TaskArguments, FinetuningArguments))))
+    except ValueError as error:
+        sys.exit(f"finetune.py: error: {error}")
