@@ -52,8 +52,6 @@ def evaluate_task(model, rows: Dataset, collator, output_dir: str | Path, split:
     else:
         names = [model.config.id2label[number] for number in range(model.config.num_labels)]
         title = f"{split}: mean per-class accuracy {100 * result['mean_class_accuracy']:.1f} %"
-        plot_confusion(
-            np.asarray(result["confusion_matrix"]), names, output_dir / f"{split}_confusion.png", title
-        )
+        plot_confusion(np.asarray(result["confusion_matrix"]), names, output_dir / f"{split}_confusion.png", title)
     (output_dir / f"{split}_metrics.json").write_text(json.dumps(result, indent=1))
     return result

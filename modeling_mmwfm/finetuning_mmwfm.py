@@ -39,7 +39,9 @@ class FinetuningArguments:
     base_learning_rate: float = field(default=1e-3, metadata={"help": "for 256 samples; scaled with batch_size"})
     min_learning_rate: float = 1e-6
     weight_decay: float = field(default=0.05, metadata={"help": "of matrices; vectors are not decayed"})
-    layer_decay: float = field(default=0.75, metadata={"help": "learning rate factor from each block to the one before"})
+    layer_decay: float = field(
+        default=0.75, metadata={"help": "learning rate factor from each block to the one before"}
+    )
     label_smoothing: float = 0.1
     lora_rank: int = 32
     lora_alpha: float = 64

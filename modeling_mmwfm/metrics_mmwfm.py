@@ -18,7 +18,9 @@ class ClassificationReport(evaluate.Metric):
         return evaluate.MetricInfo(
             description="Accuracy by class, overall, macro F1 and confusion matrix (rows: true class).",
             citation=CITATION,
-            features=datasets.Features({"predictions": datasets.Value("int64"), "references": datasets.Value("int64")}),
+            features=datasets.Features(
+                {"predictions": datasets.Value("int64"), "references": datasets.Value("int64")}
+            ),
         )
 
     def _compute(self, predictions, references, num_classes: int | None = None):

@@ -1,6 +1,6 @@
 """Score an adapted model or adapter on a split of a data set.
 
-    python training_scripts/evaluate_model.py --model runs/rfp-lora --dataset data/rfp --split test --output_dir runs/eval
+python training_scripts/evaluate_model.py --model runs/rfp-lora --dataset data/rfp --split test --output_dir runs/eval
 """
 
 import sys
