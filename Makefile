@@ -18,6 +18,35 @@ test: $(STAMP)
 	$(BIN)/ruff format --check .
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "not slow"
 
+# --- make demo: each file below is made by one command; what exists is not made again ---
+DEMO := runs/demo
+PY := $(BIN)/python
+SETS := pretrain-iq pretrain-spectrogram rfp rfs
+SAMPLES_pretrain-iq := 1600
+SAMPLES_pretrain-spectrogram := 1600
+SAMPLES_rfp := 4800
+SAMPLES_rfs := 1600
+RUNS := $(foreach task,rfp rfs,$(foreach regime,lora scratch,$(DEMO)/$(task)-$(regime)))
+.SECONDARY:
+.SECONDEXPANSION:
+
+demo: $(DEMO)/report.html
+	@echo "Open $(DEMO)/report.html"
+
+$(DEMO)/data/%/generation.json: | $(STAMP)
+	$(PY) -m processing.simulate $* --samples $(SAMPLES_$*) --num_proc 2 --output $(@D)
+
+$(DEMO)/pretrain/training_log.json: $(DEMO)/data/pretrain-iq/generation.json $(DEMO)/data/pretrain-spectrogram/generation.json
+	$(PY) training_scripts/pretrain.py configuration/recipes/pretrain-demo.yaml --output_dir $(@D) \
+		--iq_dataset $(DEMO)/data/pretrain-iq --image_dataset $(DEMO)/data/pretrain-spectrogram
+
+$(addsuffix /test_results.json,$(RUNS)): $(DEMO)/%/test_results.json: $(DEMO)/pretrain/training_log.json $$(DEMO)/data/$$(firstword $$(subst -, ,$$*))/generation.json
+	$(PY) training_scripts/finetune.py configuration/tasks/demo.yaml --model $(DEMO)/pretrain \
+		--dataset $(DEMO)/data/$(firstword $(subst -, ,$*)) --regime $(lastword $(subst -, ,$*)) --output_dir $(@D)
+
+$(DEMO)/report.html: $(addsuffix /test_results.json,$(RUNS))
+	$(PY) training_scripts/report.py --pretraining $(DEMO)/pretrain --runs $(RUNS) --output $@
+
 style: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .

@@ -88,7 +88,7 @@ class MMWFMConfig(PreTrainedConfig):
 
     def validate_architecture(self):
         """Called by `@strict` after construction; errors name the field, what was expected and what was found."""
-        if not self.modalities or not set(self.modalities) <= {"iq", "image"}:
+        if sorted(self.modalities) not in (["iq"], ["image"], ["image", "iq"]):
             raise ValueError(f"`modalities`: expected some of 'iq' and 'image', found {list(self.modalities)}")
         for prefix in ("", "decoder_"):
             width, heads = getattr(self, f"{prefix}hidden_size"), getattr(self, f"{prefix}num_attention_heads")
@@ -97,8 +97,10 @@ class MMWFMConfig(PreTrainedConfig):
                     f"`{prefix}hidden_size`: expected a multiple of 4 and of `{prefix}num_attention_heads`, "
                     f"found {width} with {heads} heads"
                 )
-        for name in ("patch_size", "num_channels", "segment_length", "max_antennas"):
-            if getattr(self, name) < 1:
+        positive = ("num_hidden_layers", "decoder_num_hidden_layers", "intermediate_size", "decoder_intermediate_size")
+        positive += ("hidden_size", "patch_size", "num_channels", "input_channels", "segment_length", "max_antennas")
+        for name in positive:
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"`{name}`: expected at least 1, found {getattr(self, name)}")
         for name in ("mask_ratio_iq", "mask_ratio_image"):
             if not 0 <= getattr(self, name) < 1:
@@ -107,7 +109,7 @@ class MMWFMConfig(PreTrainedConfig):
             raise ValueError("expected both `label_min` and `label_max` or neither")
         if self.label_min is not None:
             low_high = list(zip(self.label_min, self.label_max))
-            if len(self.label_min) != len(self.label_max) or any(low >= high for low, high in low_high):
+            if len(self.label_min) != len(self.label_max) or not all(low < high for low, high in low_high):
                 raise ValueError(
                     f"expected `label_min` below `label_max` on each axis, found {self.label_min} and {self.label_max}"
                 )

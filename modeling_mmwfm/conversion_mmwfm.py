@@ -118,13 +118,15 @@ def convert_value(key: str, value: torch.Tensor) -> torch.Tensor:
     return value
 
 
-def infer_config(state: dict, ours: dict, heads: int | None, decoder_heads: int | None, **overrides) -> MMWFMConfig:
+def infer_config(state: dict, heads: int | None, decoder_heads: int | None, **overrides) -> MMWFMConfig:
     """Sizes from the shapes of the weights.
 
     Raises:
         ValueError: a part that no size can be read from is missing, or the number of heads is not known.
     """
     needed = ["cls_token", "norm.weight", "blocks.0.mlp.fc1.weight"]
+    needed += ["iq_ant_embed.weight"] if "iq_segment_embed.weight" in state else []
+    needed += ["decoder_blocks.0.mlp.fc1.weight"] if "mask_token" in state else []
     if missing := [key for key in needed if key not in state]:
         raise ValueError(f"expected the authors' keys, missing: {', '.join(missing)}")
     families = {"iq": "iq_segment_embed.weight", "image": "vis_patch_embed.proj.weight"}
@@ -188,7 +190,7 @@ def convert_checkpoint(
     """
     state = read_checkpoint(checkpoint)
     ours, lora, left_out = convert_state_dict(state)
-    config = infer_config(state, ours, num_attention_heads, decoder_num_attention_heads, **overrides)
+    config = infer_config(state, num_attention_heads, decoder_num_attention_heads, **overrides)
     if "mask_token" in state:
         model = MMWFMForPreTraining(config)
     elif head:

@@ -19,6 +19,8 @@ def check_normalization(normalization: str):
 def as_tensor(array, name: str) -> torch.Tensor:
     """NumPy array, torch tensor or nested numbers -> tensor, without a copy where possible."""
     if isinstance(array, torch.Tensor):
+        if array.dtype == torch.bool:
+            raise ValueError(f"`{name}`: expected numbers, found a tensor of {array.dtype}")
         return array.detach()
     array = np.asarray(array)
     if array.dtype.kind not in "iufc":
@@ -112,6 +114,11 @@ def resample_polyphase(values: torch.Tensor, from_hz: float, to_hz: float) -> to
     """
     ratio = Fraction(to_hz / from_hz).limit_denominator(2000)
     up, down = ratio.numerator, ratio.denominator
+    if abs(float(ratio) * from_hz / to_hz - 1) > 1e-5:
+        raise ValueError(
+            f"`sampling_rate_hz`: expected a rate whose ratio to {to_hz:g} Hz is near one of whole numbers up to 2000, "
+            f"found {from_hz:g}"
+        )
     cutoff = 0.95 * min(1.0, up / down)  # centre of the transition band, in units of the input's Nyquist frequency
     half_width = int(np.ceil(48 / cutoff))
     offsets = torch.arange(-half_width, half_width + down, dtype=torch.float64)
@@ -244,6 +251,8 @@ class MMWFMFeatureExtractor(FeatureExtractionMixin):
     def normalize(self, values: torch.Tensor) -> torch.Tensor:
         """(B, A, T) complex64 -> the same, normalised."""
         if self.normalization == "sample":
+            # By the peak first: squares of very small or large samples leave float32's range.
+            values = values / values.abs().amax(dim=(1, 2), keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
             power = values.abs().square().mean(dim=(1, 2), keepdim=True)
             return values / power.sqrt().clamp(min=torch.finfo(torch.float32).tiny)
         if self.normalization == "dataset":

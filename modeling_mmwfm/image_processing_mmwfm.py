@@ -35,6 +35,8 @@ class MMWFMImageProcessor(BaseImageProcessor):
     ):
         super().__init__(**kwargs)
         check_normalization(normalization)
+        if size is not None and (not isinstance(size, dict) or set(size) != {"height", "width"}):
+            raise ValueError(f"`size`: expected 'height' and 'width', found {size}")
         self.size = None if keep_size else size or {"height": 224, "width": 224}
         self.keep_size = keep_size
         self.normalization = normalization
@@ -130,5 +132,5 @@ def from_pil(image):
     """PIL image -> (C, H, W) array; anything else unchanged."""
     if not hasattr(image, "getbands"):
         return image
-    array = np.asarray(image)
+    array = np.asarray(image.convert("L") if image.mode == "1" else image)
     return array[None] if array.ndim == 2 else np.moveaxis(array, -1, 0)

@@ -187,7 +187,9 @@ class MMWFMIQEmbeddings(MMWFMEmbeddings):
     def __init__(self, config: MMWFMConfig):
         super().__init__(config, 2 * config.segment_length, MMWFMIQPositions(config, config.hidden_size))
 
-    def tokenize(self, iq_values: torch.Tensor, attention_mask: torch.Tensor | None = None) -> MMWFMTokens:
+    def tokenize(
+        self, iq_values: torch.Tensor, attention_mask: torch.Tensor | None = None, dtype: torch.dtype = torch.float32
+    ) -> MMWFMTokens:
         """(B, A, 2, T) and optionally (B, A, T) -> tokens of V = 2 * M values: M of I, then M of Q."""
         if iq_values.ndim != 4 or iq_values.shape[2] != 2 or 0 in iq_values.shape or not iq_values.is_floating_point():
             raise ValueError(
@@ -198,22 +200,25 @@ class MMWFMIQEmbeddings(MMWFMEmbeddings):
         if antennas > self.config.max_antennas:
             raise ValueError(f"`iq_values`: expected at most {self.config.max_antennas} antennas, found {antennas}")
         length = self.config.segment_length
+        if attention_mask is not None and attention_mask.shape != (batch_size, antennas, samples):
+            raise ValueError(
+                f"`iq_attention_mask`: expected (batch, antennas, samples) = {(batch_size, antennas, samples)}, "
+                f"found {tuple(attention_mask.shape)}"
+            )
+        # A mask without padding would only cost time; while a graph is traced its values cannot be looked at.
+        if attention_mask is not None and not torch.compiler.is_compiling() and attention_mask.all():
+            attention_mask = None
         if attention_mask is None and samples % length == 0:
             is_real = value_is_real = None
         else:
             if attention_mask is None:
                 attention_mask = iq_values.new_ones(batch_size, antennas, samples)
-            if attention_mask.shape != (batch_size, antennas, samples):
-                raise ValueError(
-                    f"`iq_attention_mask`: expected (batch, antennas, samples) = {(batch_size, antennas, samples)}, "
-                    f"found {tuple(attention_mask.shape)}"
-                )
             attention_mask = attention_mask.bool()
             iq_values = iq_values.masked_fill(~attention_mask[:, :, None], 0)
             sample_is_real = segment(attention_mask[:, :, None], length)
             is_real = sample_is_real.any(-1)
             value_is_real = sample_is_real.repeat(1, 1, 2)
-        values = segment(iq_values, length)
+        values = segment(iq_values.to(dtype), length)
         return MMWFMTokens(values, (values.shape[1] // antennas, antennas), is_real, value_is_real)
 
 
@@ -230,7 +235,7 @@ class MMWFMImageEmbeddings(MMWFMEmbeddings):
             else None
         )
 
-    def tokenize(self, pixel_values: torch.Tensor) -> MMWFMTokens:
+    def tokenize(self, pixel_values: torch.Tensor, dtype: torch.dtype = torch.float32) -> MMWFMTokens:
         """(B, C, H, W) -> tokens of V = P * P * num_channels values, ordered (row, column, channel)."""
         if pixel_values.ndim != 4 or 0 in pixel_values.shape or not pixel_values.is_floating_point():
             raise ValueError(
@@ -249,6 +254,7 @@ class MMWFMImageEmbeddings(MMWFMEmbeddings):
                 f"`pixel_values`: expected height and width divisible by the patch size {patch_size}, "
                 f"found {height} x {width}"
             )
+        pixel_values = pixel_values.to(dtype)
         if self.channel_adapter is not None:
             pixel_values = self.channel_adapter(pixel_values)
         return MMWFMTokens(patchify(pixel_values, patch_size), (height // patch_size, width // patch_size), None, None)
@@ -358,8 +364,6 @@ class MMWFMPreTrainedModel(PreTrainedModel):
             init.normal_(module.cls_token, std=std)
         elif isinstance(module, MMWFMDecoder):
             init.normal_(module.mask_token, std=std)
-        elif isinstance(module, MMWFMForSequenceClassification):
-            init.normal_(module.classifier.weight, std=std)
 
 
 class MMWFMModel(MMWFMPreTrainedModel):
@@ -397,17 +401,15 @@ class MMWFMModel(MMWFMPreTrainedModel):
             raise ValueError(
                 f"expected input of this checkpoint's modalities {self.config.modalities}, found {absent}"
             )
-        if len({len(values) for values in given.values()}) > 1:
-            raise ValueError(f"expected as many IQ samples as images, found {len(iq_values)} and {len(pixel_values)}")
-        tokens = {}
-        dtype = self.cls_token.dtype
+        if iq_attention_mask is not None and iq_values is None:
+            raise ValueError("expected `iq_values` beside `iq_attention_mask`, found none")
+        tokens, dtype = {}, self.cls_token.dtype
         if iq_values is not None:
-            # A mask without padding would only cost time; while a graph is traced its values cannot be looked at.
-            if iq_attention_mask is not None and not torch.compiler.is_compiling() and iq_attention_mask.all():
-                iq_attention_mask = None
-            tokens["iq"] = self.iq_embeddings.tokenize(iq_values.to(dtype), iq_attention_mask)
+            tokens["iq"] = self.iq_embeddings.tokenize(iq_values, iq_attention_mask, dtype)
         if pixel_values is not None:
-            tokens["image"] = self.image_embeddings.tokenize(pixel_values.to(dtype))
+            tokens["image"] = self.image_embeddings.tokenize(pixel_values, dtype)
+        if len({len(part.values) for part in tokens.values()}) > 1:
+            raise ValueError(f"expected as many IQ samples as images, found {len(iq_values)} and {len(pixel_values)}")
         return tokens
 
     def encode(self, embeddings: dict[str, torch.Tensor], is_real: dict[str, torch.Tensor | None], **kwargs):
@@ -642,6 +644,14 @@ class MMWFMForSequenceClassification(MMWFMPreTrainedModel):
         self.classifier = nn.Linear(config.hidden_size, config.num_labels)
         self.post_init()
 
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module):
+        if module is self.classifier:  # small, so that the first logits hardly differ
+            init.normal_(module.weight, std=self.config.initializer_range)
+            init.zeros_(module.bias)
+        else:
+            super()._init_weights(module)
+
     @can_return_tuple
     def forward(
         self,
@@ -662,7 +672,7 @@ class MMWFMForSequenceClassification(MMWFMPreTrainedModel):
             `config.label_min` and `config.label_max`) and `logits` of shape `(batch_size, num_labels)`: class scores,
             or metres.
         """
-        outputs = self.mmwfm(iq_values, iq_attention_mask, pixel_values, **kwargs)
+        outputs = self.mmwfm(iq_values, iq_attention_mask, pixel_values, return_dict=True, **kwargs)
         logits = self.classifier(outputs.pooler_output)
         regression = self.config.problem_type == "regression"
         center, half_range = self.label_scale(logits) if regression else (0.0, 1.0)

@@ -101,7 +101,7 @@ def test_a_value_of_the_wrong_type_is_refused_by_its_field_name(settings):
     ],
 )
 def test_an_architecture_that_cannot_work_is_refused(settings, match):
-    with pytest.raises(ValueError, match=match):
+    with pytest.raises(StrictDataclassError, match=match):
         MMWFMConfig(**settings)
 
 
