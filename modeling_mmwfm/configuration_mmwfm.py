@@ -20,6 +20,7 @@ AUTO_MAP = {
 LIBRARY_KEYS = {
     *("auto_map", "num_labels", "model_type", "torch_dtype", "name_or_path", "attn_implementation"),
     *("experts_implementation", "output_attentions", "quantization_config", "custom_pipelines"),
+    *("use_cache", "tie_word_embeddings", "pad_token_id", "bos_token_id", "eos_token_id", "task_specific_params"),
 }
 
 

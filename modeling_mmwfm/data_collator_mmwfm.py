@@ -68,8 +68,15 @@ def shift_carrier(iq: np.ndarray, shifts: np.ndarray) -> np.ndarray:
 
 
 def load_splits(name: str) -> dict[str, Dataset]:
-    """All splits of a data set on disk or on the Hub, in NumPy format, with the columns that training needs."""
-    splits = load_dataset(name)
+    """All splits of a data set on disk or on the Hub, in NumPy format, with the columns that training needs.
+
+    Raises:
+        ValueError: no such data set, or one without `iq` and `image`.
+    """
+    try:
+        splits = load_dataset(name)
+    except FileNotFoundError as error:
+        raise ValueError(f"expected the folder or Hub name of a data set, found none at {name!r}: {error}") from error
     for split, dataset in splits.items():
         known = {*INPUT_COLUMNS, "label", "position", "sampling_rate_hz", "recording", "start"}
         columns = [column for column in dataset.column_names if column in known]

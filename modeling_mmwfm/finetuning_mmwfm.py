@@ -238,6 +238,7 @@ def finetune(
             greater_is_better=not regression,
             label_names=["labels"],
             remove_unused_columns=False,
+            dataloader_pin_memory=torch.cuda.is_available(),
             report_to=[],
             seed=arguments.seed,
         ),

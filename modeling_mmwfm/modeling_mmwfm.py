@@ -369,6 +369,8 @@ class MMWFMPreTrainedModel(PreTrainedModel):
 class MMWFMModel(MMWFMPreTrainedModel):
     """The encoder: IQ, images or both -> token features and one pooled feature vector."""
 
+    _keys_to_ignore_on_load_unexpected = [r"^decoder\.", r"^classifier\."]
+
     def __init__(self, config: MMWFMConfig):
         super().__init__(config)
         config.validate_architecture()
@@ -627,6 +629,8 @@ class MMWFMForPreTraining(MMWFMPreTrainedModel):
 
 class MMWFMForSequenceClassification(MMWFMPreTrainedModel):
     """One linear layer on the pooled features: classes, or coordinates in metres."""
+
+    _keys_to_ignore_on_load_unexpected = [r"^decoder\."]
 
     def __init__(self, config: MMWFMConfig):
         super().__init__(config)

@@ -337,8 +337,12 @@ def build_recording_folder(input: str | Path, output: str | Path, **options) -> 
 
 
 def main():
-    (arguments,) = HfArgumentParser(RecordingFolderArguments).parse_args_into_dataclasses()
-    build_recording_folder(**asdict(arguments))
+    parser = HfArgumentParser(RecordingFolderArguments)
+    (arguments,) = parser.parse_args_into_dataclasses()
+    try:
+        build_recording_folder(**asdict(arguments))
+    except ValueError as error:
+        parser.error(str(error))
 
 
 if __name__ == "__main__":

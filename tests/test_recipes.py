@@ -1,0 +1,69 @@
+"""Recipes and command lines."""
+
+import ast
+import importlib.util
+from pathlib import Path
+
+import pytest
+import yaml
+from transformers import HfArgumentParser
+
+from modeling_mmwfm.finetuning_mmwfm import FinetuningArguments
+from modeling_mmwfm.pretraining_mmwfm import PretrainingArguments
+from modeling_mmwfm.recipes_mmwfm import parse_recipe
+
+ROOT = Path(__file__).parents[1]
+
+
+def script(name):
+    spec = importlib.util.spec_from_file_location(name, ROOT / "training_scripts" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("recipe", sorted((ROOT / "configuration" / "recipes").glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_pretraining_recipe_is_understood(recipe):
+    parser = HfArgumentParser((script("pretrain").DataArguments, PretrainingArguments))
+    data, arguments = parse_recipe(parser, [str(recipe), "--output_dir", "x", "--seed", "7"])
+    content = yaml.safe_load(recipe.read_text())
+    assert arguments.seed == 7 and data.model == content["model"]
+    assert arguments.num_train_epochs == content["num_train_epochs"]
+    assert (ROOT / data.model / "config.json").is_file()
+
+
+@pytest.mark.parametrize("recipe", sorted((ROOT / "configuration" / "tasks").glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_task_recipe_is_understood(recipe):
+    parser = HfArgumentParser((script("finetune").TaskArguments, FinetuningArguments))
+    line = [str(recipe), "--output_dir", "x", "--model", "m", "--dataset", "d", "--regime", "ft2"]
+    _, arguments = parse_recipe(parser, line)
+    assert arguments.regime == "ft2"
+    assert arguments.label_smoothing == yaml.safe_load(recipe.read_text())["label_smoothing"]
+
+
+def test_unknown_keys_and_missing_recipes_are_refused(tmp_path):
+    parser = HfArgumentParser(PretrainingArguments)
+    (tmp_path / "bad.yaml").write_text("output_dir: x\nbatch_sise: 3\n")
+    with pytest.raises(ValueError, match="batch_sise"):
+        parse_recipe(parser, [str(tmp_path / "bad.yaml")])
+    with pytest.raises(ValueError, match="found no file"):
+        parse_recipe(parser, [str(tmp_path / "none.yaml")])
+    with pytest.raises(ValueError, match="batch_sise|not used"):
+        parse_recipe(parser, ["--output_dir", "x", "--batch_sise", "3"])
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "training_scripts").glob("*.py")), ids=lambda p: p.stem)
+def test_scripts_are_thin(path):
+    tree = ast.parse(path.read_text())
+    assert len(path.read_text().splitlines()) <= 150
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef):
+            assert [getattr(d, "id", None) for d in node.decorator_list] == ["dataclass"], node.name
+
+
+def test_the_package_is_flat_and_modules_keep_to_their_size():
+    limits = {"configuration_mmwfm.py": 120, "modeling_mmwfm.py": 720}
+    for path in (ROOT / "modeling_mmwfm").iterdir():
+        assert path.suffix == ".py" or path.name == "__pycache__", path
+        if path.is_file():
+            assert len(path.read_text().splitlines()) <= limits.get(path.name, 350), path
