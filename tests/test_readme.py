@@ -1,0 +1,63 @@
+"""Every snippet of the README that is marked as Python or shell runs, in order, from a folder like a fresh checkout."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from modeling_mmwfm import MMWFMConfig, MMWFMForPreTraining, MMWFMProcessor
+
+ROOT = Path(__file__).parents[1]
+
+
+def write_recordings(folder):
+    """Nine recordings of each of two tones, `.npy`."""
+    folder.mkdir()
+    generator = np.random.default_rng(0)
+    lines = ["file_name,label,group,sampling_rate_hz"]
+    for number in range(18):
+        label = ("low", "high")[number % 2]
+        signal = np.exp(2j * np.pi * (0.02 if label == "low" else 0.2) * np.arange(4096))
+        signal = signal + 0.1 * (generator.standard_normal(4096) + 1j * generator.standard_normal(4096))
+        np.save(folder / f"{number}.npy", signal.astype(np.complex64))
+        lines.append(f"{number}.npy,{label},device{number},1e6")
+    (folder / "metadata.csv").write_text("\n".join(lines) + "\n")
+
+
+def test_snippets_of_the_readme_run(tmp_path):
+    for name in ("processing", "training_scripts", "configuration", "modeling_mmwfm"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    torch.manual_seed(0)
+    base = tmp_path / "runs" / "demo" / "pretrain"
+    MMWFMForPreTraining(MMWFMConfig.from_pretrained(ROOT / "configuration/models/tiny")).save_pretrained(base)
+    MMWFMProcessor().save_pretrained(base)
+    write_recordings(tmp_path / "my_recordings")
+    snippets = re.findall(r"```(python|bash)\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.S)
+    assert [kind for kind, _ in snippets] == ["python", "bash", "python"]
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "HF_HUB_OFFLINE": "1"}
+    for kind, code in snippets:
+        command = ["bash", "-euc", code] if kind == "bash" else [sys.executable, "-c", code]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, code + done.stderr[-3000:]
+    assert (tmp_path / "runs" / "mine-test" / "test_metrics.json").is_file()
+
+
+def test_the_table_of_presets_gives_the_true_sizes():
+    rows = re.findall(
+        r"^\| `(\w+)` \| (\d+) x (\d+), (\d+) heads .*?\| ([\d,]+) \|", (ROOT / "README.md").read_text(), re.M
+    )
+    assert {row[0] for row in rows} == {path.name for path in (ROOT / "configuration/models").iterdir()}
+    for name, width, depth, heads, parameters in rows:
+        config = MMWFMConfig.from_pretrained(ROOT / "configuration/models" / name)
+        assert (config.hidden_size, config.num_hidden_layers, config.num_attention_heads) == (
+            int(width),
+            int(depth),
+            int(heads),
+        )
+        with torch.device("meta"):
+            model = MMWFMForPreTraining(config)
+        assert sum(p.numel() for p in model.mmwfm.layers.parameters()) == int(parameters.replace(",", ""))
