@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from .modeling_mmwfm import MMWFMForPreTraining, patchify, segment, unpatchify, unsegment
+from .modeling_mmwfm import MMWFMForPreTraining
+from .tokens_mmwfm import patchify, segment, unpatchify, unsegment
 
 
 def save_figure(figure: Figure, path: str | Path) -> Path:

@@ -1,4 +1,4 @@
-"""Multimodal wireless foundation model (arXiv 2511.15162): one ViT encoder for IQ streams and image-like wireless data.
+"""Multimodal wireless foundation model (arXiv 2511.15162): one ViT encoder for IQ and image-like wireless data.
 
 Letters in shape comments: B batch, A antennas, T samples, S segments per antenna, M samples per segment, C channels,
 H x W image, P patch size, N tokens of one input family, K visible tokens, V values per token, D width.
@@ -9,7 +9,6 @@ Masks have one polarity each, here and everywhere: an *attention mask* is 1 at r
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -25,6 +24,17 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_mmwfm import MMWFMConfig
+from .tokens_mmwfm import (
+    MMWFMTokens,
+    MMWFMVisible,
+    draw_visible,
+    patchify,
+    reconstruction_loss,
+    segment,
+    sincos_grid,
+    sincos_positions,
+    take_tokens,
+)
 
 
 @dataclass
@@ -48,77 +58,6 @@ class MMWFMForPreTrainingOutput(ModelOutput):
     image_logits: torch.FloatTensor | None = None
     iq_mask: torch.FloatTensor | None = None
     image_mask: torch.FloatTensor | None = None
-
-
-class MMWFMTokens(NamedTuple):
-    """One family's input cut into tokens, before any learned layer."""
-
-    values: torch.Tensor  # (B, N, V)
-    grid: tuple[int, int]  # tokens are ordered over (segments, antennas) or (patch rows, patch columns)
-    is_real: torch.Tensor | None  # (B, N) bool; None: all real
-    value_is_real: torch.Tensor | None  # (B, N, V) bool, where tokens are real in part; None: all real
-
-
-class MMWFMVisible(NamedTuple):
-    """Which tokens of one family the encoder sees."""
-
-    index: torch.Tensor  # (B, K) int64
-    is_real: torch.Tensor | None  # (B, K) bool; False where a sample has fewer visible tokens than the batch's most
-    mask: torch.Tensor  # (B, N) bool, reconstruction mask
-
-
-def sincos_positions(positions: torch.Tensor, width: int) -> torch.Tensor:
-    """Fixed sin-cos vectors, sines first: `(num_positions,)` -> `(num_positions, width)`, float32.
-
-    Computed where needed instead of kept in a buffer: any length, nothing to load. In float64, which MPS lacks.
-    """
-    dtype = torch.float32 if positions.device.type == "mps" else torch.float64
-    exponents = torch.arange(width // 2, device=positions.device, dtype=dtype) / (width // 2)
-    angles = positions.to(dtype)[:, None] * 10000.0**-exponents
-    return torch.cat([angles.sin(), angles.cos()], dim=1).float()
-
-
-def sincos_grid(height: int, width: int, hidden_size: int, device=None) -> torch.Tensor:
-    """2-D sin-cos table `(height * width, hidden_size)`: column index in the first half, row index in the second (MAE)."""
-    rows = sincos_positions(torch.arange(height, device=device), hidden_size // 2)
-    columns = sincos_positions(torch.arange(width, device=device), hidden_size // 2)
-    table = torch.cat([columns.expand(height, -1, -1), rows[:, None].expand(-1, width, -1)], dim=-1)
-    return table.flatten(0, 1)
-
-
-def patchify(pixel_values: torch.Tensor, patch_size: int) -> torch.Tensor:
-    """(B, C, H, W) -> (B, N, P * P * C), values ordered (row, column, channel)."""
-    batch_size, channels, height, width = pixel_values.shape
-    rows, columns = height // patch_size, width // patch_size
-    patches = pixel_values.reshape(batch_size, channels, rows, patch_size, columns, patch_size)
-    return patches.permute(0, 2, 4, 3, 5, 1).reshape(batch_size, rows * columns, patch_size**2 * channels)
-
-
-def unpatchify(patches: torch.Tensor, patch_size: int, height: int, width: int) -> torch.Tensor:
-    """(B, N, P * P * C) -> (B, C, H, W), the inverse of `patchify`."""
-    rows, columns = height // patch_size, width // patch_size
-    patches = patches.reshape(len(patches), rows, columns, patch_size, patch_size, -1)
-    return patches.permute(0, 5, 1, 3, 2, 4).reshape(len(patches), -1, height, width)
-
-
-def segment(iq_values: torch.Tensor, segment_length: int) -> torch.Tensor:
-    """(B, A, channels, T) -> (B, S * A, channels * M), by segment, then antenna; T is padded with zeros to S * M."""
-    batch_size, antennas, channels, samples = iq_values.shape
-    iq_values = nn.functional.pad(iq_values, (0, -samples % segment_length))
-    segments = iq_values.unflatten(-1, (-1, segment_length)).permute(0, 3, 1, 2, 4)
-    return segments.reshape(batch_size, -1, channels * segment_length)
-
-
-def unsegment(segments: torch.Tensor, num_antennas: int, num_samples: int) -> torch.Tensor:
-    """(B, S * A, 2 * M) -> (B, A, 2, T), the inverse of `segment` for IQ."""
-    batch_size, _, values = segments.shape
-    segments = segments.reshape(batch_size, -1, num_antennas, 2, values // 2)
-    return segments.permute(0, 2, 3, 1, 4).flatten(3)[..., :num_samples]
-
-
-def take_tokens(values: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-    """(B, N, V), (B, K) -> (B, K, V)."""
-    return values.gather(1, index[..., None].expand(-1, -1, values.shape[-1]))
 
 
 class MMWFMAffine(nn.Module):
@@ -208,16 +147,15 @@ class MMWFMIQEmbeddings(MMWFMEmbeddings):
         # A mask without padding would only cost time; while a graph is traced its values cannot be looked at.
         if attention_mask is not None and not torch.compiler.is_compiling() and attention_mask.all():
             attention_mask = None
-        if attention_mask is None and samples % length == 0:
-            is_real = value_is_real = None
-        else:
-            if attention_mask is None:
-                attention_mask = iq_values.new_ones(batch_size, antennas, samples)
+        is_real = value_is_real = None
+        if attention_mask is not None:
             attention_mask = attention_mask.bool()
             iq_values = iq_values.masked_fill(~attention_mask[:, :, None], 0)
             sample_is_real = segment(attention_mask[:, :, None], length)
-            is_real = sample_is_real.any(-1)
-            value_is_real = sample_is_real.repeat(1, 1, 2)
+            is_real, value_is_real = sample_is_real.any(-1), sample_is_real.repeat(1, 1, 2)
+        elif samples % length:
+            sample_is_real = torch.ones(1, antennas, 1, samples, dtype=torch.bool, device=iq_values.device)
+            value_is_real = segment(sample_is_real, length).repeat(1, 1, 2)
         values = segment(iq_values.to(dtype), length)
         return MMWFMTokens(values, (values.shape[1] // antennas, antennas), is_real, value_is_real)
 
@@ -516,59 +454,6 @@ class MMWFMDecoder(nn.Module):
             [part.values.shape[1] for part in tokens.values()], dim=1
         )
         return {family: self.heads[family](part) for family, part in zip(tokens, hidden_states)}
-
-
-def draw_visible(tokens: MMWFMTokens, noise: torch.Tensor, mask_ratio: float, whole_antennas: bool) -> MMWFMVisible:
-    """Keep the units (tokens, or whole antennas) of lowest noise: floor(real units * (1 - mask_ratio)), at least 1.
-
-    Args:
-        noise: (B, N) values in [0, 1); for whole antennas its mean over an antenna's real tokens counts.
-    """
-    batch_size, num_tokens, _ = tokens.values.shape
-    is_real = tokens.is_real
-    if noise.shape != (batch_size, num_tokens):
-        raise ValueError(f"noise: expected (batch, tokens) = {(batch_size, num_tokens)}, found {tuple(noise.shape)}")
-    unit_is_real, tokens_per_unit = is_real, 1
-    if whole_antennas:
-        tokens_per_unit, num_antennas = tokens.grid
-        by_antenna = noise.unflatten(1, tokens.grid)
-        if is_real is None:
-            noise = by_antenna.mean(1)
-        else:
-            real = is_real.unflatten(1, tokens.grid)
-            unit_is_real = real.any(1)
-            noise = (by_antenna * real).sum(1) / real.sum(1).clamp(min=1)
-    # The count stays a Python number where nothing is padded, so that compiled graphs have static shapes.
-    if is_real is None:
-        keep = max(1, int(noise.shape[1] * (1 - mask_ratio)))
-    else:
-        noise = noise.masked_fill(~unit_is_real, torch.inf)
-        counts = unit_is_real.sum(1, keepdim=True)
-        keep = (counts.double() * (1 - mask_ratio)).floor().long().clamp(min=1).minimum(counts)
-    kept = noise.argsort(dim=1, stable=True).argsort(dim=1) < keep
-    if whole_antennas:
-        kept = kept[:, None].expand(-1, tokens_per_unit, -1).flatten(1)
-    if is_real is None:
-        index = kept.int().argsort(dim=1, descending=True, stable=True)[:, : keep * tokens_per_unit]
-        return MMWFMVisible(index, None, ~kept)
-    kept = kept & is_real
-    index = kept.int().argsort(dim=1, descending=True, stable=True)[:, : int(kept.sum(1).max())]
-    return MMWFMVisible(index, kept.gather(1, index), is_real & ~kept)
-
-
-def reconstruction_loss(
-    predictions: torch.Tensor, tokens: MMWFMTokens, mask: torch.Tensor, normalize: bool
-) -> torch.Tensor:
-    """Mean squared error of each token over its real values, averaged over the masked tokens, in float32."""
-    targets = tokens.values.float()
-    weights = torch.ones_like(targets[:1, :1]) if tokens.value_is_real is None else tokens.value_is_real.float()
-    count = weights.sum(-1, keepdim=True).clamp(min=1)
-    if normalize:
-        mean = (targets * weights).sum(-1, keepdim=True) / count
-        variance = ((targets - mean).square() * weights).sum(-1, keepdim=True) / (count - 1).clamp(min=1)
-        targets = (targets - mean) / (variance + 1e-6).sqrt()
-    token_loss = ((predictions.float() - targets).square() * weights).sum(-1) / count[..., 0]
-    return (token_loss * mask).sum() / mask.sum().clamp(min=1)
 
 
 class MMWFMForPreTraining(MMWFMPreTrainedModel):

@@ -4,7 +4,16 @@ import sys
 from pathlib import Path
 
 import yaml
+from huggingface_hub.errors import StrictDataclassError
 from transformers import HfArgumentParser
+
+
+def run_script(main, *dataclasses):
+    """Call `main` with the filled dataclasses; what the user got wrong ends in one line instead of a traceback."""
+    try:
+        main(*parse_recipe(HfArgumentParser(dataclasses)))
+    except (ValueError, OSError, StrictDataclassError) as error:
+        sys.exit(f"{Path(sys.argv[0]).name}: error: {error}")
 
 
 def parse_recipe(parser: HfArgumentParser, arguments: list[str] | None = None) -> tuple:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from modeling_mmwfm import MMWFMForPreTraining
-from modeling_mmwfm.modeling_mmwfm import patchify, segment
+from modeling_mmwfm.tokens_mmwfm import patchify, segment
 from tests.small_models import alone_rows, images, iq, make, pad_iq
 
 SAMPLES = [iq(1, 1, 80, 3)[0], iq(1, 3, 61, 4)[0], iq(1, 4, 5, 5)[0], iq(1, 2, 40, 6)[0]]

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from modeling_mmwfm import MMWFMConfig, MMWFMForPreTraining, MMWFMForSequenceClassification, MMWFMModel
-from modeling_mmwfm.modeling_mmwfm import patchify, segment, sincos_grid, sincos_positions, unpatchify, unsegment
+from modeling_mmwfm.tokens_mmwfm import patchify, segment, sincos_grid, sincos_positions, unpatchify, unsegment
 from tests.small_models import SMALL, alone_rows, images, iq, make, pad_iq
 
 

@@ -62,7 +62,7 @@ def test_scripts_are_thin(path):
 
 
 def test_the_package_is_flat_and_modules_keep_to_their_size():
-    limits = {"configuration_mmwfm.py": 120, "modeling_mmwfm.py": 720}
+    limits = {"configuration_mmwfm.py": 120, "modeling_mmwfm.py": 700}
     for path in (ROOT / "modeling_mmwfm").iterdir():
         assert path.suffix == ".py" or path.name == "__pycache__", path
         if path.is_file():

@@ -30,6 +30,7 @@ HUB_FILES = [
     "feature_extraction_mmwfm.py",
     "image_processing_mmwfm.py",
     "processing_mmwfm.py",
+    "tokens_mmwfm.py",
 ]
 
 # Loads every class from argv[1] and from the folder that argv[2] names, saves again to argv[3] and loads that.

@@ -5,15 +5,13 @@
 A LoRA checkpoint also gives a PEFT adapter in DIR/adapter.
 """
 
-import sys
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from transformers import HfArgumentParser
-
 from modeling_mmwfm import MMWFMFeatureExtractor, MMWFMImageProcessor, MMWFMProcessor
 from modeling_mmwfm.conversion_mmwfm import convert_checkpoint, save_adapter
+from modeling_mmwfm.recipes_mmwfm import run_script
 
 
 @dataclass
@@ -66,7 +64,4 @@ def main(arguments: ConversionArguments):
 
 
 if __name__ == "__main__":
-    try:
-        main(HfArgumentParser(ConversionArguments).parse_args_into_dataclasses()[0])
-    except ValueError as error:
-        sys.exit(f"convert_checkpoint.py: error: {error}")
+    run_script(main, ConversionArguments)

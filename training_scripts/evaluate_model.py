@@ -3,16 +3,13 @@
 python training_scripts/evaluate_model.py --model runs/rfp-lora --dataset data/rfp --split test --output_dir runs/eval
 """
 
-import sys
 from dataclasses import dataclass, field
-
-from transformers import HfArgumentParser
 
 from modeling_mmwfm import MMWFMProcessor
 from modeling_mmwfm.data_collator_mmwfm import MMWFMDataCollator, load_splits
 from modeling_mmwfm.evaluation_mmwfm import evaluate_task
 from modeling_mmwfm.finetuning_mmwfm import load_adapted
-from modeling_mmwfm.recipes_mmwfm import parse_recipe
+from modeling_mmwfm.recipes_mmwfm import run_script
 
 
 @dataclass
@@ -44,7 +41,4 @@ def main(arguments: EvaluationArguments) -> dict:
 
 
 if __name__ == "__main__":
-    try:
-        main(*parse_recipe(HfArgumentParser(EvaluationArguments)))
-    except ValueError as error:
-        sys.exit(f"evaluate_model.py: error: {error}")
+    run_script(main, EvaluationArguments)

@@ -6,15 +6,12 @@
 Keys of the recipe are the fields below and those of `FinetuningArguments`. The same command again resumes.
 """
 
-import sys
 from dataclasses import dataclass, field
-
-from transformers import HfArgumentParser
 
 from modeling_mmwfm import MMWFMProcessor
 from modeling_mmwfm.data_collator_mmwfm import load_splits
 from modeling_mmwfm.finetuning_mmwfm import FinetuningArguments, finetune
-from modeling_mmwfm.recipes_mmwfm import parse_recipe
+from modeling_mmwfm.recipes_mmwfm import run_script
 
 
 @dataclass
@@ -50,7 +47,4 @@ def main(task: TaskArguments, arguments: FinetuningArguments) -> dict:
 
 
 if __name__ == "__main__":
-    try:
-        main(*parse_recipe(HfArgumentParser((TaskArguments, FinetuningArguments))))
-    except ValueError as error:
-        sys.exit(f"finetune.py: error: {error}")
+    run_script(main, TaskArguments, FinetuningArguments)

@@ -6,16 +6,14 @@ Keys of the recipe are the fields below and those of `PretrainingArguments`; eac
 The same command again resumes.
 """
 
-import sys
 from dataclasses import dataclass, field
 
 import torch
-from transformers import HfArgumentParser
 
 from modeling_mmwfm import MMWFMConfig, MMWFMFeatureExtractor, MMWFMForPreTraining, MMWFMImageProcessor, MMWFMProcessor
 from modeling_mmwfm.data_collator_mmwfm import load_splits
 from modeling_mmwfm.pretraining_mmwfm import PretrainingArguments, pretrain
-from modeling_mmwfm.recipes_mmwfm import parse_recipe
+from modeling_mmwfm.recipes_mmwfm import run_script
 
 
 @dataclass
@@ -60,7 +58,4 @@ def main(data: DataArguments, arguments: PretrainingArguments):
 
 
 if __name__ == "__main__":
-    try:
-        main(*parse_recipe(HfArgumentParser((DataArguments, PretrainingArguments))))
-    except ValueError as error:
-        sys.exit(f"pretrain.py: error: {error}")
+    run_script(main, DataArguments, PretrainingArguments)

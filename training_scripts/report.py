@@ -4,12 +4,9 @@
         --output runs/demo/report.html
 """
 
-import sys
 from dataclasses import dataclass, field
 
-from transformers import HfArgumentParser
-
-from modeling_mmwfm.recipes_mmwfm import parse_recipe
+from modeling_mmwfm.recipes_mmwfm import run_script
 from modeling_mmwfm.report_mmwfm import write_report
 
 
@@ -26,7 +23,4 @@ def main(arguments: ReportArguments):
 
 
 if __name__ == "__main__":
-    try:
-        main(*parse_recipe(HfArgumentParser(ReportArguments)))
-    except (ValueError, FileNotFoundError) as error:
-        sys.exit(f"report.py: error: {error}")
+    run_script(main, ReportArguments)
