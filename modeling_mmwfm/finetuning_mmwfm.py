@@ -12,6 +12,7 @@ from datasets import Dataset
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import Trainer, TrainingArguments
 
+from .cards_mmwfm import write_task_card
 from .configuration_mmwfm import MMWFMConfig
 from .data_collator_mmwfm import MMWFMDataCollator
 from .evaluation_mmwfm import evaluate_task, score
@@ -266,6 +267,7 @@ def finetune(
         if split in splits
     }
     results["trained_parameters"] = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    write_task_card(output_dir, results, run)
     unfinished = output_dir / f".{RESULTS_FILE}"
     unfinished.write_text(json.dumps(results, indent=1))
     unfinished.rename(output_dir / RESULTS_FILE)

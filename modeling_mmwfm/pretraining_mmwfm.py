@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 from transformers import get_cosine_schedule_with_warmup
 
+from .cards_mmwfm import write_pretraining_card
 from .data_collator_mmwfm import MMWFMDataCollator
 from .figures_mmwfm import plot_losses, plot_reconstruction
 from .modeling_mmwfm import MMWFMForPreTraining
@@ -260,25 +261,21 @@ def pretrain(
             save_checkpoint(accelerator, output_dir, step + 1, arguments.save_total_limit)
     bar.close()
     if accelerator.is_main_process:
-        finish(
-            accelerator.unwrap_model(model),
-            processor,
-            collator,
-            validation_rows or train_rows,
-            progress.log,
-            output_dir,
-        )
+        figure_rows = validation_rows or train_rows
+        finish(accelerator.unwrap_model(model), processor, collator, figure_rows, progress.log, output_dir, run)
     accelerator.wait_for_everyone()
     return progress.log
 
 
-def finish(model, processor, collator, rows, log, output_dir: Path):
+def finish(model, processor, collator, rows, log, output_dir: Path, run: dict):
     """Save the model as a Hub-ready folder, draw its losses and reconstructions; the log marks the end."""
     model.save_pretrained(output_dir)
     processor.save_pretrained(output_dir)
     plot_losses(log, output_dir / "losses.png")
     for family, dataset in rows.items():
         plot_reconstruction(model, collator(dataset[:3]), output_dir / f"reconstruction_{family}.png")
+    datasets = {family: run.get(f"{family}_dataset") or "not named" for family in rows}
+    write_pretraining_card(output_dir, log, datasets)
     unfinished = output_dir / f".{LOG_FILE}"
     unfinished.write_text(json.dumps(log, indent=1))
     unfinished.rename(output_dir / LOG_FILE)

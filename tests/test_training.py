@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
+from huggingface_hub import ModelCard
 from peft import PeftModel
 
 from modeling_mmwfm import (
@@ -141,6 +142,8 @@ def test_pretraining_lowers_the_loss_and_leaves_a_hub_ready_folder(pretrained):
     assert {"model.safetensors", "config.json", "processor_config.json", "modeling_mmwfm.py"} <= names
     assert {"losses.png", "reconstruction_iq.png", "reconstruction_image.png"} <= names
     assert not [name for name in names if name.startswith((".", "checkpoint"))]
+    card = ModelCard.load(pretrained / "README.md")
+    assert card.data.license == "apache-2.0" and f"{log[-1]['validation_iq_loss']:.4f}" in card.text
 
 
 def test_an_interrupted_run_resumes_to_bit_equal_weights(pretrained, tmp_path, monkeypatch):
@@ -234,6 +237,9 @@ def test_an_adapted_model_solves_its_task_and_reloads_exactly(pretrained, tmp_pa
     accuracy = np.mean(logits.argmax(1) == labels)
     assert accuracy == pytest.approx(results["test"]["accuracy"])
     assert not (tmp_path / "run" / "checkpoints").exists()
+    card = ModelCard.load(tmp_path / "run" / "README.md")
+    reported = {result.metric_type: result.metric_value for result in card.data.eval_results}
+    assert reported["accuracy"] == results["test"]["accuracy"] and card.data.base_model == str(pretrained)
     # a second call reads the results, a changed one is refused
     assert finetune(str(pretrained), processor, splits, arguments) == results
     with pytest.raises(ValueError, match="same arguments"):

@@ -1,0 +1,126 @@
+"""Model cards of the folders that training writes."""
+
+from pathlib import Path
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+TAGS = ["wireless", "iq", "csi", "spectrogram", "masked-autoencoder"]
+
+PRETRAINED = """---
+{data}
+---
+
+# {name}
+
+Encoder and decoder of the multimodal wireless foundation model (arXiv 2511.15162), pretrained by masked wireless
+modeling.
+
+```python
+from transformers import AutoModel, AutoProcessor
+
+processor = AutoProcessor.from_pretrained("{name}", trust_remote_code=True)
+model = AutoModel.from_pretrained("{name}", trust_remote_code=True)
+```
+
+## Training data
+
+{datasets}
+
+## Result
+
+{steps:,} steps. Validation loss (mean squared error of masked tokens): {losses}.
+
+{figures}
+"""
+
+ADAPTED = """---
+{data}
+---
+
+# {name}
+
+{base} adapted to {dataset}, regime `{regime}`, {parameters:,} trained parameters.
+
+| split | metric | value |
+|---|---|---|
+{rows}
+
+Validation picked the epoch; the test split was used once. `run.json` holds the recipe.
+
+{figures}
+"""
+
+
+def write_pretraining_card(folder: Path, log: list[dict], datasets: dict[str, str]) -> Path:
+    """
+    Args:
+        log: of `pretrain`.
+        datasets: family -> name of its data set.
+    """
+    losses = {key: value for row in log for key, value in row.items() if key.startswith("validation")}
+    content = PRETRAINED.format(
+        data=ModelCardData(license="apache-2.0", library_name="transformers", tags=TAGS).to_yaml(),
+        name=folder.name,
+        datasets="\n".join(f"- {family}: {name}" for family, name in datasets.items()),
+        steps=log[-1]["step"],
+        losses=", ".join(f"{key.split('_')[1]} {value:.4f}" for key, value in sorted(losses.items()))
+        or "not measured",
+        figures=show_figures(folder),
+    )
+    return save(content, folder)
+
+
+def write_task_card(folder: Path, results: dict, run: dict) -> Path:
+    """Card with a model-index of the test results, if there are any.
+
+    Args:
+        results: of `finetune`, by split.
+        run: what `run.json` holds.
+    """
+    dataset, adapter = Path(run.get("dataset", "data set")).name, run["regime"] == "lora"
+    numbers = [
+        (split, key, value)
+        for split in ("validation", "test")
+        for key, value in results.get(split, {}).items()
+        if isinstance(value, float)
+    ]
+    data = ModelCardData(
+        license="apache-2.0",
+        library_name="peft" if adapter else "transformers",
+        base_model=run["base"],
+        tags=TAGS,
+        model_name=folder.name,
+        eval_results=[
+            EvalResult(
+                task_type="signal-classification",
+                dataset_type=dataset,
+                dataset_name=dataset,
+                dataset_split=split,
+                metric_type=key,
+                metric_value=value,
+            )
+            for split, key, value in numbers
+            if split == "test"
+        ]
+        or None,
+    )
+    content = ADAPTED.format(
+        data=data.to_yaml(),
+        name=folder.name,
+        base=run["base"],
+        dataset=dataset,
+        regime=run["regime"],
+        parameters=results["trained_parameters"],
+        rows="\n".join(f"| {split} | {key.replace('_', ' ')} | {value:.4f} |" for split, key, value in numbers),
+        figures=show_figures(folder),
+    )
+    return save(content, folder)
+
+
+def show_figures(folder: Path) -> str:
+    return "\n".join(f"![{path.stem.replace('_', ' ')}]({path.name})" for path in sorted(folder.glob("*.png")))
+
+
+def save(content: str, folder: Path) -> Path:
+    ModelCard(content).save(folder / "README.md")
+    return folder / "README.md"
