@@ -1,0 +1,275 @@
+"""Positioning: measured physics of the simulated sounding channels, and what of a position is kept in a row."""
+
+import json
+
+import numpy as np
+import pytest
+from datasets import load_dataset
+
+from processing import simulate
+from processing.simulation import positioning
+from processing.simulation.positioning import INDOOR, OUTDOOR
+
+SPEED_OF_LIGHT_M_S = 299792458.0
+BANDWIDTH_HZ = 272 * 360e3
+BIN_M = SPEED_OF_LIGHT_M_S / BANDWIDTH_HZ
+
+both = pytest.mark.parametrize("task", [INDOOR, OUTDOOR], ids=lambda task: task.TASK)
+
+
+def collect(task, split, samples, regions=None):
+    rows = [row for item in task.plan({split: samples})[split] for row in task.rows(0, split, item, regions=regions)]
+    drawn = [json.loads(row["parameters"]) for row in rows]
+    return np.stack([row["image"] for row in rows]), np.stack([row["position"] for row in rows]), drawn
+
+
+def random_positions(task, count):
+    rng = np.random.default_rng(0)
+    return np.column_stack([rng.uniform(0, task.size_m[:2], (count, 2)), rng.uniform(*task.user_heights_m, count)])
+
+
+def distances_m(task, positions_m):
+    return np.linalg.norm(positions_m[:, None] - np.array(task.base_stations_m), axis=2)
+
+
+def free_space(task, monkeypatch):
+    """The scene of seed 0 without anything that reflects, scatters or blocks."""
+    monkeypatch.setattr(positioning, "REFLECTION_COEFFICIENT", 0.0)
+    scene = task.scene(0)
+    return scene._replace(cross_sections_m2=0 * scene.cross_sections_m2, radii_m=0 * scene.radii_m)
+
+
+def delay_profiles(response, oversampling=8):
+    """(U, B, oversampling * 272) power against delay, mean of the antennas."""
+    profile = np.fft.ifft(response * np.hanning(272), oversampling * 272)
+    return np.mean(np.abs(profile) ** 2, axis=2)
+
+
+@both
+def test_first_path_comes_at_the_distance_over_the_speed_of_light(task):
+    positions_m = random_positions(task, 64)
+    channel = task.channel(task.scene(0), positions_m)
+    peaks_m = delay_profiles(channel.response).argmax(2) * BIN_M / 8
+    errors_m = (peaks_m - distances_m(task, positions_m))[channel.line_of_sight]
+    assert np.mean(np.abs(errors_m) < BIN_M / 2) > 0.9
+    assert abs(np.median(errors_m)) < BIN_M / 5
+
+
+@both
+def test_free_space_loss_and_plane_wave(task, monkeypatch):
+    scene, positions_m = free_space(task, monkeypatch), random_positions(task, 8)
+    response = task.channel(scene, positions_m).response
+    for station, place_m in enumerate(task.base_stations_m):
+        to_user = (positions_m - place_m) / distances_m(task, positions_m)[:, station, None]
+        facing, across, upwards = task.array_axes(station) @ to_user.T
+        wavelength_m = SPEED_OF_LIGHT_M_S / 3.5e9
+        expected = wavelength_m / (4 * np.pi * distances_m(task, positions_m)[:, station]) * (0.1 + 0.9 * facing)
+        assert np.abs(response[:, station]) == pytest.approx(expected[:, None, None] * np.ones((16, 272)), rel=1e-4)
+        antennas = response[:, station].reshape(-1, 4, 4, 272)
+        step_across = antennas[:, 1:] * np.conj(antennas[:, :-1]) * np.exp(-1j * np.pi * across)[:, None, None, None]
+        step_up = (
+            antennas[:, :, 1:] * np.conj(antennas[:, :, :-1]) * np.exp(-1j * np.pi * upwards)[:, None, None, None]
+        )
+        assert np.abs(np.angle(step_across)).max() < 1e-3 and np.abs(np.angle(step_up)).max() < 1e-3
+
+
+@both
+def test_arrays_face_the_middle_with_orthogonal_axes(task):
+    for station, place_m in enumerate(task.base_stations_m):
+        axes = task.array_axes(station)
+        assert axes @ axes.T == pytest.approx(np.eye(3), abs=1e-12)
+        assert np.linalg.det(axes) == pytest.approx(1) and axes[2, 2] >= 0
+        towards_m = np.array([task.size_m[0] / 2, task.size_m[1] / 2]) - place_m[:2]
+        assert axes[0, :2] @ towards_m == pytest.approx(np.linalg.norm(axes[0, :2]) * np.linalg.norm(towards_m))
+
+
+@both
+def test_single_reflections_are_as_long_as_the_way_to_the_mirrored_user(task):
+    user_m, scene = np.array([12.0, 7.0, 1.5]), task.scene(0)
+    mirrored_m = np.tile(user_m, (6, 1))
+    mirrored_m[[0, 1, 2], [0, 1, 2]] *= -1
+    mirrored_m[[3, 4, 5], [0, 1, 2]] = 2 * np.array(task.size_m) - user_m
+    walls_m = distances_m(task, mirrored_m if task.has_ceiling else mirrored_m[:5])
+    for station in range(len(task.base_stations_m)):
+        paths = task.paths(scene, user_m[None], station)
+        single = paths.lengths_m[0, 1 : 1 + len(walls_m)]
+        assert np.sort(single) == pytest.approx(np.sort(walls_m[:, station]))
+        assert paths.gains[0, 1 : 1 + len(walls_m)] == pytest.approx(-0.5 * 0.0856550 / (4 * np.pi * single), rel=1e-4)
+
+
+@both
+def test_a_blocked_line_of_sight_loses_20_db_and_nothing_else_changes(task):
+    scene, positions_m = task.scene(0), random_positions(task, 200)
+    for station, place_m in enumerate(task.base_stations_m):
+        blocked = task.paths(scene, positions_m, station)
+        clear = task.paths(scene._replace(radii_m=0 * scene.radii_m), positions_m, station)
+        # independently: some point of the line, seen from above, lies within a blocker
+        line_m = np.linspace(place_m[:2], positions_m[:, :2], 2000)[:, :, None] - scene.blockers_m
+        gaps_m = np.linalg.norm(line_m, axis=3).min(0) - scene.radii_m
+        sure = np.all(np.abs(gaps_m) > 0.01, axis=1)
+        assert np.array_equal(blocked.line_of_sight[sure], np.all(gaps_m > 0, axis=1)[sure])
+        assert 0.4 < np.mean(blocked.line_of_sight) < 0.9 and clear.line_of_sight.all()
+        loss_db = 20 * np.log10(clear.gains[:, 0] / blocked.gains[:, 0])
+        assert loss_db == pytest.approx(np.where(blocked.line_of_sight, 0, 20))
+        assert np.array_equal(blocked.gains[:, 1:], clear.gains[:, 1:])
+
+
+@both
+def test_correlation_decays_with_the_distance_between_users(task):
+    scene, positions_m = task.scene(0), random_positions(task, 48)
+    here = task.channel(scene, positions_m).response
+
+    def correlation(step_m):
+        there = task.channel(scene, positions_m + [step_m, 0, 0]).response
+        products = np.abs(np.sum(here * np.conj(there), axis=(2, 3)))
+        powers = np.sum(np.abs(here) ** 2, axis=(2, 3)) * np.sum(np.abs(there) ** 2, axis=(2, 3))
+        return np.mean(products / np.sqrt(powers))
+
+    near, half_meter, far = correlation(0.01), correlation(0.5), correlation(5.0)
+    assert 0.9 < near < 0.99
+    assert far < half_meter - 0.1 and half_meter < near - 0.15
+
+
+@both
+def test_delay_spreads_and_snr(task):
+    _, _, drawn = collect(task, "train", 320)
+    spreads_ns = 1e9 * np.array([row["rms_delay_spread_s"] for row in drawn])
+    assert np.all((20 < np.median(spreads_ns, axis=0)) & (np.median(spreads_ns, axis=0) < 150))
+    low, median, high = np.quantile([row["snr_db"] for row in drawn], [0.1, 0.5, 0.9])
+    assert 10 < low < 22 and 22 < median < 36 and 34 < high < 46
+
+
+@both
+def test_stated_delay_spread_is_that_of_the_response(task):
+    channel = task.sounding(0, "train", 0).channel
+    delays = np.arange(8 * 272)
+
+    def variance(profile):
+        profile = np.where(profile > 1e-5 * profile.max(-1, keepdims=True), profile, 0)  # without the side lobes
+        profile = np.roll(profile, 200, -1) / profile.sum(-1, keepdims=True)
+        mean = np.sum(profile * delays, -1, keepdims=True)
+        return np.sum(profile * (delays - mean) ** 2, -1)
+
+    pulse = variance(np.abs(np.fft.ifft(np.hanning(272), 8 * 272)) ** 2)
+    measured_s = np.sqrt(variance(delay_profiles(channel.response)) - pulse) / (8 * BANDWIDTH_HZ)
+    assert np.median(measured_s / channel.delay_spreads_s) == pytest.approx(1, abs=0.25)
+
+
+@both
+def test_estimates_are_the_channel_with_a_timing_error_random_phases_and_noise(task):
+    sounding = task.sounding(0, "train", 0)
+    offsets_hz = 360e3 * (np.arange(272) - 135.5)
+    timing = np.exp(2j * np.pi * sounding.timing_errors_s[:, None] * offsets_hz)
+    aligned = sounding.estimates * timing[:, None, None]
+    phasors = np.sum(aligned * np.conj(sounding.channel.response), axis=(2, 3), keepdims=True)
+    noise = aligned * np.conj(phasors / np.abs(phasors)) - sounding.channel.response
+    powers = [np.mean(np.abs(values) ** 2, axis=(2, 3)) for values in (sounding.channel.response, noise)]
+    assert 10 * np.log10(powers[0] / powers[1]) == pytest.approx(sounding.snr_db, abs=0.3)
+    assert np.abs(np.mean(phasors / np.abs(phasors))) < 0.3
+    assert 100e-9 < np.ptp(sounding.timing_errors_s) and np.abs(sounding.timing_errors_s).max() < 261e-9
+    # thermal noise in 30 kHz with 5 dB noise figure and 0 to 25 dB of interference, below 23 dBm in 1632 subcarriers
+    noise_dbm = 10 * np.log10(powers[1]) + 23 - 10 * np.log10(1632) + 174 - 10 * np.log10(30e3) - 5
+    assert -0.3 < noise_dbm.min() < 5 and 20 < noise_dbm.max() < 25.3
+
+
+@both
+def test_images_are_magnitudes_scaled_for_each_base_station(task):
+    images, positions_m, drawn = collect(task, "train", 16)
+    sounding = task.sounding(0, "train", 0)
+    assert images.dtype == np.float32 and images.shape == (16, len(task.base_stations_m), 16, 272)
+    assert np.all(images.min((2, 3)) == 0) and np.all(images.max((2, 3)) == 1)
+    magnitude = np.abs(sounding.estimates)
+    for image, level in zip(images.reshape(-1, 16 * 272), magnitude.reshape(-1, 16 * 272), strict=True):
+        slope, offset = np.polyfit(level, image, 1)
+        assert slope > 0 and np.abs(slope * level + offset - image).max() < 1e-5
+    assert positions_m == pytest.approx(sounding.positions_m)
+    assert [row["line_of_sight"] for row in drawn] == sounding.channel.line_of_sight.tolist()
+    assert [row["snr_db"] for row in drawn] == sounding.snr_db.tolist()
+
+
+@both
+def test_users_are_everywhere_but_inside_blockers(task):
+    positions_m = np.concatenate([task.sounding(0, "train", batch).positions_m for batch in range(16)])
+    low, high = positions_m.min(0), positions_m.max(0)
+    assert np.all(low[:2] >= 0) and np.all(high <= task.size_m)
+    assert np.all(high[:2] - low[:2] > 0.95 * np.array(task.size_m[:2]))
+    assert task.user_heights_m[0] <= low[2] and high[2] <= task.user_heights_m[1]
+    scene = task.scene(0)
+    assert np.all(np.linalg.norm(positions_m[:, None, :2] - scene.blockers_m, axis=2) > scene.radii_m)
+
+
+def test_checkerboard_takes_the_splits_from_different_cells():
+    cells, groups = {}, {}
+    for split in INDOOR.SPLITS:
+        rows = [row for batch in range(10) for row in INDOOR.rows(0, split, (batch, 16), regions="checkerboard")]
+        cells[split] = {tuple((row["position"][:2] // 5).astype(int)) for row in rows}
+        groups[split] = {row["group"] for row in rows}
+        assert len(groups[split]) == len(cells[split])
+    assert [len(cells[split]) for split in INDOOR.SPLITS] == [24, 12, 12]
+    assert len(set.union(*cells.values())) == len(set.union(*groups.values())) == 48
+    # every neighbour of a cell is of another split
+    assert all((column + 1, row) not in cells["train"] for column, row in cells["train"])
+
+
+def localisation_errors_m(task, regions, num_train=640, num_test=128):
+    """Mean error of the three nearest images, by the delay spectra of their squared magnitudes; and at random."""
+
+    def spectra(images):
+        power = images**2 - np.mean(images**2, axis=3, keepdims=True)
+        spectra = np.mean(np.abs(np.fft.rfft(power * np.hanning(272)))[..., 1:80], axis=2)
+        return (spectra / np.linalg.norm(spectra, axis=2, keepdims=True)).reshape(len(images), -1)
+
+    train, train_m, _ = collect(task, "train", num_train, regions)
+    test, test_m, _ = collect(task, "test", num_test, regions)
+    nearest = np.argsort(-spectra(test) @ spectra(train).T, axis=1)[:, :3]
+    errors_m = np.linalg.norm(train_m[nearest].mean(1) - test_m, axis=1)
+    return errors_m.mean(), np.linalg.norm(train_m[:num_test] - test_m, axis=1).mean()
+
+
+@pytest.mark.parametrize("regions", [None, "checkerboard"])
+@both
+def test_images_tell_the_position(task, regions):
+    error_m, random_m = localisation_errors_m(task, regions)
+    assert random_m > 18
+    assert 0.5 < error_m < (2.5 if regions is None else 4)
+
+
+@both
+def test_a_row_depends_on_its_number_alone(task, monkeypatch):
+    whole = list(task.rows(0, "test", (1, 16)))
+    part = list(task.rows(0, "test", (1, 5)))
+    assert [row["recording"] for row in part] == [f"{task.TASK}-0-test-{number}" for number in range(16, 21)]
+    for one, other in zip(whole, part):
+        assert np.array_equal(one.pop("image"), other.pop("image"))
+        assert np.array_equal(one.pop("position"), other.pop("position"))
+        assert one == other
+    monkeypatch.setattr(positioning, "USERS_PER_BATCH", 4)
+    images = np.stack([row["image"] for batch in range(4, 8) for row in task.rows(0, "test", (batch, 4))])
+    assert images == pytest.approx(np.stack([row["image"] for row in task.rows(0, "test", (4, 4))] + [*images[4:]]))
+    monkeypatch.undo()
+    assert images == pytest.approx(np.stack([row["image"] for row in task.rows(0, "test", (1, 16))]), abs=1e-5)
+    for other in (task.rows(0, "train", (1, 1)), task.rows(1, "test", (1, 1))):
+        assert not np.allclose(next(other)["image"], images[0], atol=0.01)
+
+
+@pytest.mark.parametrize("count", [1, 16, 17, 40])
+def test_plan_gives_the_rows_asked_for(count):
+    items = INDOOR.plan({"train": count})["train"]
+    assert [batch for batch, _ in items] == list(range(len(items)))
+    assert sum(rows for _, rows in items) == count and all(0 < rows <= 16 for _, rows in items)
+
+
+def test_is_a_task_of_the_simulation(tmp_path, monkeypatch):
+    monkeypatch.setitem(simulate.TASKS, OUTDOOR.TASK, OUTDOOR)
+    read = []
+    for num_proc in (1, 2):
+        folder = tmp_path / str(num_proc)
+        simulate.simulate("pos-outdoor", folder, samples=60, num_proc=num_proc, regions="checkerboard")
+        read.append(load_dataset(str(folder), cache_dir=str(tmp_path / "cache")))
+    assert read[0].num_rows == {"train": 42, "validation": 6, "test": 12}
+    for split, rows in read[0].items():
+        assert rows.features == OUTDOOR.features() and rows.to_list() == read[1][split].to_list()
+        expected = next(OUTDOOR.rows(0, split, (0, 1), regions="checkerboard"))
+        assert np.array_equal(np.array(rows[0]["image"], np.float32), expected["image"])
+    with pytest.raises(ValueError, match="expected regions to be one of.*found 'halves'"):
+        simulate.simulate("pos-outdoor", tmp_path / "other", regions="halves")
