@@ -13,12 +13,13 @@ MAX_EXAMPLES = 24
 COLUMNS = 5
 
 
-def choose_examples(dataset: DatasetDict, split: str = "train", num_unlabelled: int = 10) -> list[tuple[str, dict]]:
-    """(title, row) of the first row of every class; of the first rows where there are no classes."""
+def choose_examples(dataset: DatasetDict, split: str = "train") -> list[tuple[str, dict]]:
+    """(title, row) of the first row of every class; without classes, of the first that differ in their parameters."""
     rows = dataset[split]
     if "label" not in rows.column_names:
-        chosen = np.linspace(0, len(rows) - 1, min(num_unlabelled, len(rows))).astype(int)
-        return [(_describe(rows[int(number)]), rows[int(number)]) for number in chosen]
+        # positions all differ: a few of them are enough
+        first = {_describe(row): row for row in reversed(list(rows.select(range(min(len(rows), 200)))))}
+        return sorted(first.items())[: 10 if "position" in rows.column_names else MAX_EXAMPLES]
     labels = np.asarray(rows["label"][:])
     names = rows.features["label"].names
     return [
