@@ -8,14 +8,25 @@ import argparse
 from functools import partial
 from pathlib import Path
 
-from processing.simulation import pretrain_iq, pretrain_spectrogram, rfp, rfs
+from processing.simulation import interference, positioning, pretrain_iq, pretrain_spectrogram, rfp, rfs
 from processing.writing import write_dataset
 
-VERSION = 1  # of the simulation: raised when the same seed gives other data
+VERSION = 2  # of the simulation: raised when the same seed gives other data
 
-# A task is a module with TASK, DEFAULT_SAMPLES, SPLITS (name -> share), OPTIONS (name -> allowed values), features(),
+# A task is a module (or an object) with TASK, DEFAULT_SAMPLES, SPLITS (name -> share), OPTIONS (name -> allowed values), features(),
 # plan(split -> samples) -> split -> items, and rows(seed, split, item, **options) -> iterable of rows.
-TASKS = {module.TASK: module for module in (pretrain_iq, pretrain_spectrogram, rfp, rfs)}
+TASKS = {
+    task.TASK: task
+    for task in (
+        pretrain_iq,
+        pretrain_spectrogram,
+        rfp,
+        interference,
+        rfs,
+        positioning.INDOOR,
+        positioning.OUTDOOR,
+    )
+}
 
 
 def split_samples(samples: int, shares: dict[str, float]) -> dict[str, int]:
@@ -45,7 +56,8 @@ def simulate(
 
     Args:
         samples: rows over all splits; default: the task's own.
-        options: of the task, for `rfp`: `control="same-hardware"` or `control="nothing-differs"`.
+        options: of the task, its `OPTIONS`: `control="same-hardware"` or `control="nothing-differs"` for `rfp`,
+            `regions="checkerboard"` for positioning.
     """
     if task not in TASKS:
         raise ValueError(f"expected task to be one of {', '.join(TASKS)}; found {task!r}")
@@ -68,9 +80,12 @@ def main(arguments=None):
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--num_proc", type=int, default=1)
     parser.add_argument("--output", type=Path, required=True, help="folder to make")
-    parser.add_argument("--control", choices=rfp.OPTIONS["control"][1:], help="rfp: the same without what differs")
+    names = {name: (task.TASK, values) for task in TASKS.values() for name, values in task.OPTIONS.items()}
+    for name, (task, values) in names.items():
+        choices = [value for value in values if value is not None]
+        parser.add_argument(f"--{name}", choices=choices, help=f"variant of {task}")
     args = parser.parse_args(arguments)
-    options = {} if args.control is None else {"control": args.control}
+    options = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     try:
         print(simulate(args.task, args.output, args.samples, args.seed, args.num_proc, **options))
     except ValueError as error:
