@@ -1,0 +1,227 @@
+"""5G NR positioning (CSI of a simulated site at three SNRs) -> an image-like data set.
+
+    python -m processing.nr_positioning --input FOLDER --output DIR --scenario outdoor
+
+FOLDER holds `dataset_SNR{10,20,50}_{outdoor,indoor}.mat` (MATLAB v7.3, that is HDF5), each with `features` (N, C, H, W),
+the CSI image of C base stations (4 or 5), and `labels/position` (N, 3) in metres. MATLAB stores the axes of an array in
+reverse; both orders are read, and told apart by where C and the 3 are.
+
+"grouped" groups by position, rounded to a millimetre: the files repeat the same positions at every SNR, and the copies
+must not part. "paper" draws a fifth of the rows whatever their position.
+
+Source: Gao, Wang, Lv, "CSI Dataset towards 5G NR High-Precision Positioning", IEEE DataPort, doi 10.21227/jsat-pb50.
+"""
+
+import hashlib
+import json
+import re
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import h5py
+import numpy as np
+
+from processing.converting import ConversionArguments, grouped_splits, held_out_windows, run_converter
+from processing.schema import image_features
+from processing.writing import write_dataset
+
+FILE_NAME = re.compile(r"dataset_SNR(-?\d+)_(outdoor|indoor)\.mat", re.IGNORECASE)
+SCENARIOS = ("outdoor", "indoor")
+NUM_BASE_STATIONS = (4, 5)
+POSITION_AXES = ("x_m", "y_m", "z_m")
+SLAB_BYTES = 2**25  # read at once
+
+
+@dataclass
+class NrPositioningArguments(ConversionArguments):
+    """What to read."""
+
+    scenario: Literal["outdoor", "indoor"] = field(default="outdoor", metadata={"help": "Which site to read."})
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.scenario not in SCENARIOS:
+            raise ValueError(f"expected scenario {' or '.join(SCENARIOS)}, found {self.scenario!r}")
+
+
+@contextmanager
+def open_hdf5(path: Path):
+    """An HDF5 file to read; what the library raises about its content becomes a ValueError that names it."""
+    try:
+        with h5py.File(path, "r") as file:
+            yield file
+    except (OSError, RuntimeError) as error:
+        raise ValueError(f"expected a complete HDF5 file in {path}, found something else: {error}") from error
+
+
+def position_groups(positions_m: np.ndarray) -> list[str]:
+    """Positions (N, D) in metres -> names of their groups: the coordinates rounded to millimetres."""
+    return [
+        " ".join(map(str, row)) + " mm" for row in np.round(np.float64(1000) * positions_m).astype(np.int64).tolist()
+    ]
+
+
+def split_rows(protocol: str, seed: int, recording: str, groups: list[str], split_of: dict[str, str]) -> np.ndarray:
+    """Split of every row of a file: that of its group, or by "paper" drawn row by row."""
+    if protocol == "grouped":
+        return np.array([split_of[group] for group in groups])
+    return np.where(held_out_windows(seed, recording, len(groups)), "validation", "train")
+
+
+def slab_rows(dataset: h5py.Dataset, row_axis: int) -> int:
+    """How many rows to read at once: at most `SLAB_BYTES`, but no less than a chunk of the file."""
+    row_bytes = dataset.size // dataset.shape[row_axis] * dataset.dtype.itemsize
+    return max(1, SLAB_BYTES // row_bytes, dataset.chunks[row_axis] if dataset.chunks else 0)
+
+
+def slabs(splits: np.ndarray, split: str, num_rows: int) -> list[dict]:
+    """Runs of `num_rows` rows, from "start" to "stop", with the numbers of the "rows" that belong to `split`."""
+    items = []
+    for start in range(0, len(splits), num_rows):
+        rows = start + np.flatnonzero(splits[start : start + num_rows] == split)
+        if len(rows):
+            items.append({"start": start, "stop": min(start + num_rows, len(splits)), "rows": rows.tolist()})
+    return items
+
+
+def read_float32(dataset: h5py.Dataset, start: int, stop: int, path: Path, reverse: bool = False) -> np.ndarray:
+    """Rows start to stop of a data set as (stop - start, ...) float32; `reverse` where its axes are in reverse.
+
+    Raises:
+        ValueError: a value is NaN or infinite (also after the conversion to 32 bits).
+    """
+    raw = dataset[..., start:stop].T if reverse else dataset[start:stop]
+    with np.errstate(over="ignore"):
+        values = np.ascontiguousarray(raw, dtype=np.float32)
+    if not np.isfinite(values).all():
+        row = start + int(np.flatnonzero(~np.isfinite(values).all(axis=tuple(range(1, values.ndim))))[0])
+        raise ValueError(f"expected finite {dataset.name} in {path}, found NaN or infinity in row {row}")
+    return values
+
+
+def _datasets(file, path):
+    """`features`, `labels/position` and whether their axes are in reverse."""
+    arrays = []
+    for name in ("features", "labels/position"):
+        node = file.get(name)
+        if not isinstance(node, h5py.Dataset) or node.dtype.kind != "f":
+            found = f"{node.dtype} {node.shape}" if isinstance(node, h5py.Dataset) else f"only {', '.join(file)}"
+            raise ValueError(f"expected floating-point numbers in {name} of {path}, found {found}")
+        arrays.append(node)
+    features, positions = arrays
+    fits = []
+    if features.ndim == 4 and features.size > 0:
+        for reverse in (False, True):
+            num_rows, num_stations, *_ = features.shape[::-1] if reverse else features.shape
+            shape = positions.shape[::-1] if reverse else positions.shape
+            if num_stations in NUM_BASE_STATIONS and shape == (num_rows, len(POSITION_AXES)):
+                fits.append(reverse)
+    if len(fits) != 1:
+        raise ValueError(
+            f"expected features (N, C, H, W) with C of 4 or 5 and labels/position (N, 3), or both in reverse, in {path}, "
+            f"found {features.shape} and {positions.shape}: {'both orders fit' if fits else 'neither order fits'}"
+        )
+    return features, positions, fits[0]
+
+
+def _find(path, scenario):
+    """[(file, SNR in dB)] of a scenario."""
+    paths = [path] if path.is_file() else sorted(path.glob("*"))
+    matches = [(entry, FILE_NAME.fullmatch(entry.name)) for entry in paths]
+    files = [(entry, int(match[1])) for entry, match in matches if match and match[2].lower() == scenario]
+    if not files:
+        found = ", ".join(entry.name for entry in paths[:20]) or "nothing"
+        raise ValueError(f"expected dataset_SNR<dB>_{scenario}.mat in {path}, found {found}; compare scenario")
+    return sorted(files, key=lambda file: file[1])
+
+
+def _plan(input, scenario):
+    """Facts of every file, after reading all of it once, slab by slab."""
+    plan = []
+    for path, snr_db in _find(input, scenario):
+        with open_hdf5(path) as file:
+            features, positions, reverse = _datasets(file, path)
+            shape = features.shape[::-1] if reverse else features.shape
+            num_rows = slab_rows(features, 3 if reverse else 0)
+            for start in range(0, shape[0], num_rows):
+                read_float32(features, start, min(start + num_rows, shape[0]), path, reverse)
+            groups = position_groups(read_float32(positions, 0, shape[0], path, reverse))
+        plan.append({"path": path, "snr_db": snr_db, "shape": shape[1:], "slab": num_rows, "groups": groups})
+        if plan[-1]["shape"] != plan[0]["shape"]:
+            first, last = (f"{entry['shape']} in {entry['path'].name}" for entry in (plan[0], plan[-1]))
+            raise ValueError(f"expected features of one (C, H, W) in {path.parent}, found {first} and {last}")
+    return plan
+
+
+def _rows(scenario, split, item):
+    path = item["path"]
+    with open_hdf5(path) as file:
+        features, positions, reverse = _datasets(file, path)
+        images = read_float32(features, item["start"], item["stop"], path, reverse)
+        positions_m = read_float32(positions, item["start"], item["stop"], path, reverse)
+    groups = position_groups(positions_m)
+    parameters = json.dumps({"scenario": scenario, "snr_db": item["snr_db"]})
+    for row in item["rows"]:
+        yield {
+            "image": images[row - item["start"]],
+            "position": positions_m[row - item["start"]],
+            "recording": path.name,
+            "group": groups[row - item["start"]],
+            "sampling_rate_hz": 0.0,
+            "center_frequency_hz": 0.0,
+            "start": row,
+            "parameters": parameters,
+            "source": path.name,
+        }
+
+
+def convert(
+    input: str | Path,
+    output: str | Path,
+    protocol: str = "grouped",
+    seed: int = 0,
+    num_proc: int = 1,
+    scenario: str = "outdoor",
+) -> Path:
+    """Write the data set of one scenario: all SNRs of a folder, or one file.
+
+    Returns:
+        `output`. Column `image` (C, H, W) float32 as in the files; `position` (3,) float32 in metres; `recording` is
+        the file and `start` the row in it; "snr_db" is in `parameters`.
+
+    Raises:
+        ValueError: a file or an option is not what it must be; nothing is written then.
+    """
+    NrPositioningArguments(str(input), str(output), protocol, seed, num_proc, scenario)
+    plan = _plan(Path(input), scenario)
+    split_of = {}
+    if protocol == "grouped":
+        split_of = grouped_splits({group: set() for file in plan for group in file["groups"]}, seed)
+    items = {split: [] for split in ("train", "validation", "test") if protocol == "grouped" or split != "test"}
+    for file in plan:
+        splits = split_rows(protocol, seed, file["path"].name, file["groups"], split_of)
+        for split, entries in items.items():
+            facts = {"path": file["path"], "snr_db": file["snr_db"]}
+            entries += [facts | slab for slab in slabs(splits, split, file["slab"])]
+    stats = [(file["path"].name, file["path"].stat()) for file in plan]
+    stamps = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
+    recipe = {
+        "generator": "processing.nr_positioning",
+        "protocol": protocol,
+        "seed": seed,
+        "scenario": scenario,
+        "files_sha256": hashlib.sha256(json.dumps(stamps).encode()).hexdigest(),
+    }
+    features = image_features(*plan[0]["shape"], position_axes=POSITION_AXES)
+    return write_dataset(output, features, items, partial(_rows, scenario), recipe, num_proc)
+
+
+def main(arguments: list[str] | None = None):
+    run_converter(convert, NrPositioningArguments, arguments)
+
+
+if __name__ == "__main__":
+    main()
