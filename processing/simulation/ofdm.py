@@ -122,3 +122,16 @@ def wifi_frame(rng, num_data_symbols, modulation="16qam"):
         np.resize(np.roll(ofdm_symbols(symbol, 64, (0,)), roll), 160) for symbol, roll in ((short, 0), (long, 32))
     ]
     return np.concatenate([*training, ofdm_symbols(data, 64, (16,))])
+
+
+def digital_audio_broadcasting(rng, num_frames):
+    """DAB in transmission mode I at 2.048 MS/s: frames of 96 ms (ETSI EN 300 401, clause 14).
+
+    A null symbol of 1.297 ms, the phase reference symbol, 75 symbols of pi/4-DQPSK on 1536 carriers of 1 kHz.
+    """
+    phases = np.pi / 4 * (1 + 2 * rng.integers(0, 4, (num_frames, 76, 1536)))
+    # the phase reference is a fixed sequence here, not the standard's table
+    phases[:, 0] = np.pi / 2 * np.random.default_rng(0).integers(0, 4, 1536)
+    symbols = ofdm_symbols(np.exp(1j * np.cumsum(phases, axis=1)).astype(np.complex64).reshape(-1, 1536), 2048, (504,))
+    null = np.zeros((num_frames, 2656), np.complex64)
+    return np.concatenate([null, symbols.reshape(num_frames, -1)], axis=1).ravel()

@@ -29,11 +29,12 @@ class Emitter(NamedTuple):
     gain_db: float = 0.0
 
 
-def _timeline(duration_s, sampling_rate_hz):
+def silence(duration_s, sampling_rate_hz):
+    """A timeline on which nothing is sent yet."""
     return np.zeros(round(duration_s * sampling_rate_hz), np.complex64)
 
 
-def _insert(timeline, start, samples):
+def insert(timeline, start, samples):
     """Adds `samples` from `start` on, as far as they lie inside the timeline."""
     first, last = max(start, 0), min(start + len(samples), len(timeline))
     if first < last:
@@ -43,15 +44,15 @@ def _insert(timeline, start, samples):
 def wifi(rng, duration_s, band_hz):
     """802.11a/g data frames, each answered after SIFS (16 us), then a random pause."""
     rate = ofdm.WIFI_SAMPLING_RATE_HZ
-    timeline, mean_pause_s = _timeline(duration_s, rate), 10 ** rng.uniform(-4.3, -3)
+    timeline, mean_pause_s = silence(duration_s, rate), 10 ** rng.uniform(-4.3, -3)
     data_gain, answer_gain = 10 ** (np.array([0, rng.uniform(-15, 0)]) / 20).astype(np.float32)
     position = int(rng.uniform(-0.5, 0.5) * min(duration_s, 1e-3) * rate)
     while position < len(timeline):
         frame = ofdm.wifi_frame(rng, rng.integers(10, 260), rng.choice(["qpsk", "16qam", "64qam"]))
-        _insert(timeline, position, data_gain * frame)
+        insert(timeline, position, data_gain * frame)
         position += len(frame) + 320
         answer = ofdm.wifi_frame(rng, 7, "qpsk")
-        _insert(timeline, position, answer_gain * answer)
+        insert(timeline, position, answer_gain * answer)
         position += len(answer) + int(rate * (34e-6 + rng.exponential(mean_pause_s)))
     return [Emitter(timeline, rate, 16.6e6)]
 
@@ -64,8 +65,8 @@ def bluetooth(rng, duration_s, band_hz):
     time_s, is_reply = rng.uniform(-0.3, 0.3) * min(slot_s, duration_s), False
     while time_s < duration_s:
         num_slots, packet_s = [(1, 366e-6), (3, 1622e-6), (5, 2870e-6)][rng.choice(3, p=[0.6, 0.25, 0.15])]
-        timeline = _timeline(duration_s, rate)
-        _insert(timeline, int(time_s * rate), waveforms.gfsk(rng, int(packet_s * rate), 4, index))
+        timeline = silence(duration_s, rate)
+        insert(timeline, int(time_s * rate), waveforms.gfsk(rng, int(packet_s * rate), 4, index))
         channel_hz = 1e6 * rng.integers(-half_span, half_span + 1)
         emitters.append(Emitter(timeline, rate, 1e6, channel_hz, reply_db if is_reply else 0.0))
         time_s += num_slots * slot_s * (1 if rng.random() < 0.8 else 2)
@@ -77,11 +78,11 @@ def bluetooth_low_energy(rng, duration_s, band_hz):
     """Bluetooth LE connection event: packets 150 us apart, to and fro, on one 2 MHz channel."""
     rate = 4e6
     half_span = int(max(min(band_hz * 0.45, 39e6) // 2e6, 1))
-    timeline, reply_gain = _timeline(duration_s, rate), np.float32(10 ** (rng.uniform(-12, 0) / 20))
+    timeline, reply_gain = silence(duration_s, rate), np.float32(10 ** (rng.uniform(-12, 0) / 20))
     position = int(rng.uniform(-0.2, 0.4) * duration_s * rate)
     for number in range(2 * rng.integers(1, 6)):
         packet = waveforms.gfsk(rng, int(rng.uniform(80e-6, 700e-6) * rate), 4, 0.5)
-        _insert(timeline, position, packet * (reply_gain if number % 2 else 1))
+        insert(timeline, position, packet * (reply_gain if number % 2 else 1))
         position += len(packet) + int(150e-6 * rate)
     return [Emitter(timeline, rate, 1e6, 2e6 * rng.integers(-half_span, half_span + 1))]
 
@@ -130,11 +131,11 @@ def lora(rng, duration_s, band_hz):
     bandwidth = float(rng.choice([125e3, 250e3, 500e3][: 1 if band_hz < 300e3 else 2 if band_hz < 600e3 else 3]))
     fitting = [sf for sf in range(7, 13) if 4 < duration_s * bandwidth / 2**sf < 160] or [7]
     factor = int(rng.choice(fitting))
-    rate, timeline = 2 * bandwidth, _timeline(duration_s, 2 * bandwidth)
+    rate, timeline = 2 * bandwidth, silence(duration_s, 2 * bandwidth)
     position = int(rng.uniform(-0.4, 0.4) * duration_s * rate)
     while position < len(timeline):
         frame = waveforms.lora(rng, int(rng.integers(8, 80)), factor, 2)
-        _insert(timeline, position, frame[: max(len(timeline) - position, 0)])
+        insert(timeline, position, frame[: max(len(timeline) - position, 0)])
         position += len(frame) + int(rng.uniform(0.1, 1) * duration_s * rate)
     return [Emitter(timeline, rate, bandwidth)]
 
@@ -147,13 +148,13 @@ def fm(rng, duration_s, band_hz):
 def remote_control(rng, duration_s, band_hz):
     """A remote control's button pressed during part of the capture; its resonator drifts by some kHz."""
     rate = 100e3
-    timeline = _timeline(duration_s, rate)
+    timeline = silence(duration_s, rate)
     start = int(rng.uniform(-0.3, 0.3) * len(timeline))
     pressed_s = max(rng.uniform(0.2, 1.5), 0.4 * duration_s)
     chip_s, manchester = 10 ** rng.uniform(-3.6, -3), bool(rng.integers(2))
     code = waveforms.remote_control(rng, int(pressed_s * rate), rate, chip_s, rng.integers(12, 41), manchester)
     drift = waveforms.frequency_modulation(np.exp(-np.arange(len(code)) / (0.2 * rate)), rng.uniform(-3e3, 3e3), rate)
-    _insert(timeline, start, code * drift)
+    insert(timeline, start, code * drift)
     return [Emitter(timeline, rate, 2 / chip_s)]
 
 
@@ -165,10 +166,10 @@ def morse(rng, duration_s, band_hz):
 
 def pocsag(rng, duration_s, band_hz):
     """Pages of one paging transmitter, which may begin or end during the capture."""
-    rate, timeline = 40e3, _timeline(duration_s, 40e3)
+    rate, timeline = 40e3, silence(duration_s, 40e3)
     page = waveforms.pocsag(rng, int(rng.uniform(0.6, 3) * rate), rate, rng.choice([512, 1200, 2400]))
     start = rng.uniform(-0.5, 0.4) * min(duration_s, len(page) / rate)
-    _insert(timeline, int(start * rate), page)
+    insert(timeline, int(start * rate), page)
     return [Emitter(timeline, rate, 12e3)]
 
 

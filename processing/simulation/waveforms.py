@@ -169,17 +169,23 @@ def am_voice(rng, num_samples, sampling_rate_hz, depth=0.8):
     return (carrier / np.sqrt(np.mean(carrier**2))).astype(np.complex64)
 
 
+def morse_units(letters):
+    """Keying (one or zero a unit) of letters given by their places in `MORSE_CODE`, each with the gap after it."""
+    units = []
+    for letter in letters:
+        for mark in MORSE_CODE[letter]:
+            units += [1] * (3 if mark == "-" else 1) + [0]
+        units += [0, 0]
+    return units
+
+
 def morse(rng, num_samples, sampling_rate_hz, words_per_minute):
     """Morse telegraphy (ITU-R M.1677) at `sampling_rate_hz`: carrier of power one, keyed with ramps of 5 ms."""
     unit = max(1, round(1.2 / words_per_minute * sampling_rate_hz))
     num_units = num_samples // unit + 60
     keying = []
     while len(keying) < num_units:
-        for letter in rng.integers(0, len(MORSE_CODE), rng.integers(2, 9)):
-            for mark in MORSE_CODE[letter]:
-                keying += [1] * (3 if mark == "-" else 1) + [0]
-            keying += [0, 0]
-        keying += [0] * 4
+        keying += morse_units(rng.integers(0, len(MORSE_CODE), rng.integers(2, 9))) + [0] * 4
     start = rng.integers(0, 50 * unit)
     envelope = np.repeat(np.array(keying, np.float32), unit)[start : start + num_samples]
     ramp = np.hanning(max(3, round(0.005 * sampling_rate_hz) + 2)).astype(np.float32)

@@ -289,11 +289,11 @@ def test_pretraining_spectrograms_are_finite_and_differ():
 
 
 def test_spectrogram_class_does_not_follow_from_level():
-    rows = [next(rfs.rows(0, "train", index)) for index in range(320)]
+    rows = [next(rfs.rows(0, "train", index)) for index in range(240)]
     power = np.array([[np.log(np.mean(10 ** (row["image"] / 10)))] for row in rows])
     labels = np.array([row["label"] for row in rows])
     assert set(labels) == set(range(len(rfs.LABEL_NAMES)))
-    assert nearest_mean_accuracy(power[:160], labels[:160], power[160:], labels[160:]) < 1 / 8 + 0.12
+    assert nearest_mean_accuracy(power[:120], labels[:120], power[120:], labels[120:]) < 1 / 20 + 0.08
 
 
 def _fingerprints(split, samples, control=None):
