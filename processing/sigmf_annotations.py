@@ -187,22 +187,28 @@ def convert(
     """
     arguments = SigmfAnnotationsArguments(str(input), str(output), protocol, seed, num_proc, window_length, hop)
     folder = Path(input)
-    items = _plan(folder, window_length, hop or window_length)
-    labels_of = {item["group"]: sorted({window["label"] for window in item["windows"]}) for item in items}
+    recordings = _plan(folder, window_length, hop or window_length)
+    labels_of = {item["group"]: sorted({window["label"] for window in item["windows"]}) for item in recordings}
     split_of = {}
     if protocol == "grouped":
         pairs = [{"file_name": name, "label": label} for name, labels in labels_of.items() for label in labels]
         splits = assign_splits(pairs, test_fraction=0.2, validation_fraction=0.1, seed=seed)
         split_of = {pair["file_name"]: split for pair, split in zip(pairs, splits)}
+    items = plan_items(protocol, recordings, split_of)
+    for split in items:
+        if not any(
+            len(wanted_windows(protocol, split, seed, item["group"], len(item["windows"]))) for item in items[split]
+        ):
+            raise ValueError(f"expected windows in every split of {folder}, found none drawn for {split}: too few")
 
-    stats = [(name, (folder / name).stat()) for item in items for name in item["files"]]
+    stats = [(name, (folder / name).stat()) for item in recordings for name in item["files"]]
     recipe = {"generator": "processing.sigmf_annotations"}
     recipe |= {name: value for name, value in asdict(arguments).items() if name not in ("input", "output", "num_proc")}
     recipe["files"] = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
 
-    features = iq_features(items[0]["num_antennas"], window_length, sorted(set().union(*labels_of.values())))
+    features = iq_features(recordings[0]["num_antennas"], window_length, sorted(set().union(*labels_of.values())))
     row_function = partial(_rows, folder, window_length, protocol, seed)
-    return write_dataset(output, features, plan_items(protocol, items, split_of), row_function, recipe, num_proc)
+    return write_dataset(output, features, items, row_function, recipe, num_proc)
 
 
 def main(arguments: list[str] | None = None):

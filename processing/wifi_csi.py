@@ -382,6 +382,12 @@ def convert(
     if protocol == "grouped":
         splits = assign_splits(rows, test_fraction=0.2, validation_fraction=0.1, seed=seed)
         split_of = {row["group"]: split for row, split in zip(rows, splits)}
+    items = plan_items(protocol, rows, split_of)
+    for split in items:
+        if not any(
+            len(wanted_windows(protocol, split, seed, row["file_name"], len(row["starts"]))) for row in items[split]
+        ):
+            raise ValueError(f"expected windows in every split of {folder}, found none drawn for {split}: too few")
 
     names = ["metadata.csv", *(row["file_name"] for row in rows)]
     stats = [(name, (folder / name).stat()) for name in names]
@@ -393,7 +399,7 @@ def convert(
     axes = [axis for axis in ("x_m", "y_m", "z_m") if axis in rows[0]] or None
     features = image_features(*rows[0]["shape"], window_length, label_names=labels, position_axes=axes)
     row_function = partial(_rows, folder, window_length, protocol, seed)
-    return write_dataset(output, features, plan_items(protocol, rows, split_of), row_function, recipe, num_proc)
+    return write_dataset(output, features, items, row_function, recipe, num_proc)
 
 
 def main(arguments: list[str] | None = None):
