@@ -51,6 +51,7 @@ CLASSES = {
         (2.42e9, 2.46e9),
         [scene.wifi, scene.bluetooth],
         1e6,
+        (16.5, 18),  # ms in which it hops
     ),
     "cellular": Service([scene.lte, scene.nr, scene.gsm], (6e6, 24e6), (0.7e9, 3.8e9), [scene.lte, scene.gsm], 200e3),
     "digital-audio-broadcasting": Service(
