@@ -115,12 +115,13 @@ def _frequency_response(paths, steering):
         cycles = delays_s[..., None] * frequencies_hz
         return np.exp(-2j * np.pi * (cycles - np.floor(cycles))).astype(np.complex64)
 
-    # coarse times fine steps: 33 exponentials per path instead of 272
+    # Coarse times fine steps: 33 exponentials per path instead of 272. Products of one coarse step at a time are small
+    # enough for BLAS to leave them to one thread: several threads would get in each other's way here.
     coarse = turn(lowest_hz + BLOCK_BANDWIDTH_HZ * np.arange(0, NUM_BLOCKS, 16))
     fine = turn(BLOCK_BANDWIDTH_HZ * np.arange(16))
-    over_frequency = (coarse[..., :, None] * fine[..., None, :]).reshape(*delays_s.shape, NUM_BLOCKS)
-    over_antennas = (paths.gains[..., None] * steering).astype(np.complex64)
-    return over_antennas.swapaxes(1, 2) @ over_frequency
+    over_antennas = (paths.gains[..., None] * steering).astype(np.complex64).swapaxes(1, 2)
+    parts = (over_antennas[:, None] * coarse.swapaxes(1, 2)[:, :, None]) @ fine[:, None]
+    return parts.swapaxes(1, 2).reshape(len(parts), NUM_ANTENNAS, NUM_BLOCKS)
 
 
 @dataclass(frozen=True)
