@@ -129,8 +129,9 @@ class PositioningTask:
     """A task of `processing.simulate`. One row is one user position, a function of seed, split and number.
 
     Column `image`: magnitude of the channel estimates, (base stations, 16 antennas, 272 resource blocks), for every
-    base station scaled linearly from its least to its greatest value to 0 ... 1, like the linear magnitudes
-    that the value range of the published sets points to; neither received power nor timing and phase errors remain. Column `position`: x, y, z in metres.
+    base station scaled linearly from its least to its greatest value to 0 ... 1, which the value range of the
+    published sets points to; neither received power nor timing and phase errors remain. Column `position`: x, y, z in
+    metres.
 
     Option `regions="checkerboard"` takes the splits from different cells of 5 m, so that test cells are never seen
     in training; the default draws all splits from everywhere.
