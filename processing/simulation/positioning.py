@@ -5,7 +5,7 @@ A seed fixes the scene: walls, point scatterers and round blockers. Specular pat
 and Berkley 1979) up to three reflections, scattered ones follow the bistatic radar equation; so the channel is a
 continuous function of the position, but for the edges of the blockers' shadows.
 
-Sounding is that of band n78: 272 resource blocks of 12 x 30 kHz (3GPP TS 38.211, 6.4.1.4: C_SRS = 63, comb 2), of which
+Sounding is that of band n78: 272 resource blocks of 12 x 30 kHz (3GPP TS 38.211, 6.4.1.4: C_SRS = 63, comb 2);
 one least-squares estimate per block is kept, at 4 x 4 antennas half a wavelength apart.
 """
 
@@ -189,7 +189,7 @@ class PositioningTask:
         return np.stack([facing, across, np.cross(facing, across)])
 
     def paths(self, scene, positions_m, station):
-        """Image method and scatterers: `Paths` from (U, 3) positions to a base station, antenna pattern not included."""
+        """Image method and scatterers: `Paths` from (U, 3) positions to a base station, without antenna pattern."""
         station_m, size_m = np.array(self.base_stations_m[station]), np.array(self.size_m)
         orders = _image_orders(self.has_ceiling)
         mirrored = np.where(orders % 2 == 1, size_m - positions_m[:, None], positions_m[:, None])
@@ -263,7 +263,7 @@ class PositioningTask:
         return Sounding(positions_m, estimates, channel, gain_db - noise_db, timing_errors_s)
 
     def rows(self, seed, split, item, regions=None):
-        """The first `count` users of a batch; all are computed, so that a row's last bit does not depend on `count`."""
+        """The first `count` users of a batch; all are computed, so that no last bit depends on `count`."""
         batch, count = item
         sounding = self.sounding(seed, split, batch, regions)
         magnitude = np.abs(sounding.estimates)
