@@ -63,8 +63,9 @@ class Room:
     """Size, antennas and all that does not move; the same for every recording in the room.
 
     Attributes:
-        size_m: length, width, height. antennas_m: (3, 3) positions, half a wavelength apart.
-        delays_s, gains: (paths,), (3, paths) of the static channel, antenna by antenna; the first is the direct path.
+        size_m: length, width, height. transmitter_m: (3,). antennas_m: (3, 3), half a wavelength apart.
+        sources_m, source_gains: (7, 3), (7,) of the transmitter and its first-order images.
+        delays_s, gains: (3, paths) of the static channel, antenna by antenna; the first is the direct path.
         static: (3, 114) complex gain of the empty room. direct: (3, 114), the direct path alone.
         ripple_db: (3, 114) of the receiver's front end.
     """
@@ -93,12 +94,12 @@ class Room:
 
         distance = np.linalg.norm(images - self.antennas_m[:, None], axis=2)
         delays, gains = distance / SPEED_OF_LIGHT, reflection * WAVELENGTH_M / (4 * np.pi * distance)
-        self.direct = gains[:, :1] * _phasors(SUBCARRIERS_HZ + CENTER_FREQUENCY_HZ, delays[:, 0]).T
+        carriers_hz = CENTER_FREQUENCY_HZ + SUBCARRIERS_HZ
+        self.direct = gains[:, :1] * _phasors(carriers_hz, delays[:, 0]).T
         tail_delays, tail_gains = self._diffuse_tail(rng, delays[1], np.abs(gains[1]) ** 2)
         self.delays_s = np.concatenate([delays, np.tile(tail_delays, (NUM_ANTENNAS, 1))], axis=1)
         self.gains = np.concatenate([gains, tail_gains], axis=1)
-        carriers = SUBCARRIERS_HZ + CENTER_FREQUENCY_HZ
-        self.static = np.stack([_phasors(carriers, d) @ g for d, g in zip(self.delays_s, self.gains)])
+        self.static = np.stack([_phasors(carriers_hz, d) @ g for d, g in zip(self.delays_s, self.gains)])
         self.ripple_db = np.cumsum(rng.normal(0, 0.08, (NUM_ANTENNAS, 114)), axis=1)
         self.ripple_db += rng.normal(0, 0.5, (NUM_ANTENNAS, 1)) - self.ripple_db.mean(1, keepdims=True)
 
@@ -129,9 +130,8 @@ class Room:
 
     def response(self, scatterers_m):
         """Complex gain (3, 114, time) with a body of scatterers (time, 14, 3), without noise."""
-        from_source = np.linalg.norm(
-            scatterers_m[:, None] - self.sources_m[:, None], axis=3
-        )  # time, source, scatterer
+        # both are (time, source or antenna, scatterer), then with time last
+        from_source = np.linalg.norm(scatterers_m[:, None] - self.sources_m[:, None], axis=3)
         to_antenna = np.linalg.norm(scatterers_m[:, None] - self.antennas_m[:, None], axis=3)
         from_source, to_antenna = from_source.transpose(1, 2, 0), to_antenna.transpose(1, 2, 0)
         outgoing = np.sqrt(CROSS_SECTIONS_M2)[:, None] * self.source_gains[:, None, None] * WAVELENGTH_M
@@ -172,8 +172,11 @@ def _sway(rng, time, size, frequency_hz=(0.1, 0.5), num=3):
     return size * np.sqrt(2 / num) * np.sin(2 * np.pi * np.outer(time, frequency) + phase).sum(1)
 
 
-def _track(rng, time, speed_m_s, floor_m, margin_m, turn_s=0.6):
-    """Positions (time, 2) and heading (time,) of one who wanders at constant speed and turns `margin_m` from the walls."""
+def _track(rng, time, speed_m_s, floor_m, margin_m, turn_s):
+    """Positions (time, 2) and heading (time,) of somebody who wanders at constant speed inside the walls.
+
+    Where the path comes within `margin_m` of a wall it is reflected; that and the turn are rounded over `turn_s`.
+    """
     step_s = time[1] - time[0]
     extra = round(turn_s / step_s)  # the smoothing below needs time before and after
     longer = time[0] + step_s * np.arange(-extra, len(time) + extra)
@@ -207,10 +210,11 @@ def body_motion(rng, activity, time, room_size_m):
     pose = np.zeros((len(time), len(HEIGHTS), 3))
     pose[..., 1], pose[..., 2] = SIDEWAYS_M, HEIGHTS * height_m
     forward, left, up = np.moveaxis(pose, 2, 0)
-    speed_and_margin = {"walk": (0.7, 1.7, 0.7), "run": (1.7, 3.2, 0.7), "clean": (0.1, 0.45, 1.1)}.get(activity)
-    if speed_and_margin:
-        slow_m_s, fast_m_s, margin_m = speed_and_margin
-        position, heading = _track(rng, time, rng.uniform(slow_m_s, fast_m_s), room_size_m[:2], margin_m)
+    # speed, nearest to the walls and time for a turn there
+    tracks = {"walk": (0.7, 1.7, 0.7, 0.6), "run": (1.7, 3.2, 0.7, 0.6), "clean": (0.1, 0.45, 1.1, 1.5)}
+    if activity in tracks:
+        slow_m_s, fast_m_s, margin_m, turn_s = tracks[activity]
+        position, heading = _track(rng, time, rng.uniform(slow_m_s, fast_m_s), room_size_m[:2], margin_m, turn_s)
     else:
         spot = rng.uniform(0.8, room_size_m[:2] - 0.8)
         position = spot + np.stack([_sway(rng, time, 0.005), _sway(rng, time, 0.005)], axis=1)

@@ -35,15 +35,17 @@ def recordings():
 @pytest.mark.parametrize("number", range(5))
 def test_empty_room_is_the_sum_of_its_paths_with_an_indoor_delay_spread(number):
     this = room(number)
-    assert 20e-9 < this.delay_spread_s() < 40e-9
     assert np.all(this.delays_s[1, 1:] > this.delays_s[1, 0])  # nothing comes before the direct path
     distance_m = np.linalg.norm(this.transmitter_m - this.antennas_m, axis=1)
     assert this.delays_s[:, 0] * has.SPEED_OF_LIGHT == pytest.approx(distance_m)
     assert np.abs(this.direct[:, 0]) == pytest.approx(has.WAVELENGTH_M / (4 * np.pi * distance_m))  # Friis
-    # measured from the channel's frequency response alone: its correlation falls as the delay spread says
     power = np.abs(this.gains[1]) ** 2 / np.sum(np.abs(this.gains[1]) ** 2)
-    mean_s = np.sum(power * this.delays_s[1])
-    assert np.sqrt(np.sum(power * (this.delays_s[1] - mean_s) ** 2)) == pytest.approx(this.delay_spread_s())
+    variance = np.sum(power * this.delays_s[1] ** 2) - np.sum(power * this.delays_s[1]) ** 2
+    assert np.sqrt(variance) == pytest.approx(this.delay_spread_s()) and 20e-9 < this.delay_spread_s() < 40e-9
+    for antenna, subcarrier in ((0, 0), (1, 70), (2, 113)):
+        frequency_hz = 5.32e9 + has.SUBCARRIERS_HZ[subcarrier]
+        paths = this.gains[antenna] * np.exp(-2j * np.pi * frequency_hz * this.delays_s[antenna])
+        assert this.static[antenna, subcarrier] == pytest.approx(paths.sum())
     assert np.linalg.norm(np.diff(this.antennas_m, axis=0), axis=1) == pytest.approx(has.WAVELENGTH_M / 2)
 
 
