@@ -3,8 +3,8 @@
     python -m processing.icarus --input POWDER_Dataset --output DIR
 
 POWDER_Dataset holds `Batch1_{5,10}MHz/{IQ,Metadata}/`. Every `Metadata/<name>.csv` has one row for the recording
-`IQ/<name>` (or `<name>.bin`): Signal_Type, DSSS_Mod (2 or 4 constellation points), Sampling_Rate in Hz and No_of_Samples
-or else Frameduration in seconds. The recording is interleaved IQ without header; its sample type is the one that file
+`IQ/<name>` (or `<name>.bin`): Signal_Type, DSSS_Mod (2 or 4 constellation points), Sampling_Rate in Hz, and
+No_of_Samples or else Frameduration in seconds. The recording is interleaved IQ without header; its sample type is the one that file
 size and number of samples leave: float32, int16 or int8 (little-endian).
 
 Of each recording the 4096 samples in the middle are one row. The level is kept, for it tells of the interference:
@@ -80,7 +80,7 @@ def label_of(row: dict[str, str], path: Path) -> str:
     """Class of a recording by its Signal_Type and DSSS_Mod; its file name must not say otherwise.
 
     Raises:
-        ValueError: they name none of `LABELS`, or the file name says LTE with or without DSSS and Signal_Type does not.
+        ValueError: they name none of `LABELS`, or Signal_Type contradicts the file name.
     """
     signal = row["Signal_Type"].lower()
     has_dsss = "dsss" in signal
@@ -117,8 +117,8 @@ def sample_type(row: dict[str, str], csv_path: Path, iq_path: Path) -> str:
         if rest == 0 and abs(found - num_samples) <= slack:
             return name
     raise ValueError(
-        f"expected {num_samples:.0f} samples of 8 (float32), 4 (int16) or 2 (int8) bytes in {iq_path}, by {csv_path.name}, "
-        f"found {size} bytes: truncated, or another recording"
+        f"expected {num_samples:.0f} samples of 8 (float32), 4 (int16) or 2 (int8) bytes in {iq_path}, "
+        f"by {csv_path.name}, found {size} bytes: truncated, or another recording"
     )
 
 
@@ -193,8 +193,8 @@ def convert(
     """Write the data set of a folder with Batch1_5MHz, Batch1_10MHz or both.
 
     Returns:
-        `output`. Column `iq` (1, 4096, 2) float32: the middle of a recording, at its level; `label` one of `LABELS`; the
-        cells of its csv file are in `parameters` as text, beside "lte_bandwidth_hz" and "datatype".
+        `output`. Column `iq` (1, 4096, 2) float32: the middle of a recording, at its level; `label` one of `LABELS`;
+        the cells of its csv file are in `parameters` as text, beside "lte_bandwidth_hz" and "datatype".
 
     Raises:
         ValueError: a file or an option is not what it must be; nothing is written then.

@@ -2,8 +2,8 @@
 
     python -m processing.powder --input GlobecomPOWDER --output DIR
 
-GlobecomPOWDER holds `{4G,5G,WiFi}_Day_{1,2}_{bes,browning,honors,meb}_s{1..5}.bin`, complex64 of one antenna, and beside
-each a `.json` like that of SigMF: `global` with core:datatype and core:sample_rate, `captures` with
+GlobecomPOWDER holds `{4G,5G,WiFi}_Day_{1,2}_{bes,browning,honors,meb}_s{1..5}.bin`, complex64 of one antenna, and
+beside each a `.json` like that of SigMF: `global` with core:datatype and core:sample_rate, `captures` with
 core:center_frequency, `annotations` with transmitter / core:location, which is the label. Sections may be an object or
 a list of one; numbers may be text. What file name and JSON both say must agree.
 
@@ -76,8 +76,8 @@ def read_metadata(path: Path) -> dict:
     """What a `.json` file says of its recording.
 
     Returns:
-        "datatype" (SigMF name), "station", "sampling_rate_hz", "center_frequency_hz" (0 if unknown), "num_samples" (how
-        many there are at least) and "day" (text, as it stands there).
+        "datatype" (SigMF name), "station", "sampling_rate_hz", "center_frequency_hz" (0 if unknown), "num_samples"
+        (how many there are at least) and "day" (text, as it stands there).
 
     Raises:
         ValueError: the file is not JSON of that kind, has no rate or no station, or is of another datatype than cf32.
@@ -187,11 +187,12 @@ def convert(
     """Write the data set of a folder GlobecomPOWDER, or of the folder that holds it.
 
     Returns:
-        `output`. Column `iq` (1, 512, 2) float32, in the units of the files; `label` one of `STATIONS`; technology, day
-        and set (the number of the recording) are in `parameters`.
+        `output`. Column `iq` (1, 512, 2) float32, in the units of the files; `label` one of `STATIONS`; technology,
+        day and set (the number of the recording) are in `parameters`.
 
     Raises:
-        ValueError: a file or an option is not what it must be, or "grouped" finds one day only; nothing is written then.
+        ValueError: a file or an option is not what it must be, or "grouped" finds one day only; then nothing is
+            written.
     """
     PowderArguments(str(input), str(output), protocol, seed, num_proc, max_windows)
     folder = Path(input)

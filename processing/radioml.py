@@ -2,14 +2,15 @@
 
     python -m processing.radioml --input RML2016.10a_dict.pkl --output DIR
 
-The file is a Python pickle of {(modulation, snr_db): (n, 2, 128) float32}, I then Q; keys may be text or bytes, as Python 2
-or 3 wrote them. A pickle can run any program when it is loaded, so that this one is read by an unpickler of its own: it
-knows plain containers, NumPy arrays and NumPy scalars, builds those itself from their bytes, and refuses the rest.
+The file is a Python pickle of {(modulation, snr_db): (n, 2, 128) float32}, I then Q; keys may be text or bytes, as
+Python 2 or 3 wrote them. A pickle can run any program when it is loaded, so that this one is read by an unpickler of
+its own: it knows plain containers, NumPy arrays and NumPy scalars, builds those itself from their bytes, and refuses
+the rest.
 
-Neither set says which rows were cut from one simulated transmission, in the order of which they are stored. The most that
-can be done is to keep neighbours together: a group is a block of 100 consecutive rows of one (modulation, SNR), and
-"grouped" draws such blocks from every modulation at every SNR. What two blocks of one transmission share still leaks.
-"paper" draws a fifth of the rows.
+Neither set says which rows were cut from one simulated transmission. The most that can be done is to keep neighbours
+together: a group is a block of 100 consecutive rows of one (modulation, SNR), and "grouped" draws such blocks from
+every modulation at every SNR. Rows of one transmission that lie in two blocks may still be on both sides. "paper" draws
+a fifth of the rows.
 
 Sources: O'Shea and West, "Radio Machine Learning Dataset Generation with GNU Radio", GNU Radio Conference 2016;
 Sathyanarayanan, Gerstoft and El Gamal, "RML22: Realistic Dataset Generation for Wireless Modulation Classification",
@@ -200,8 +201,8 @@ def convert(
     """Write the data set of a file RML2016.10a_dict.pkl or RML22.01A.
 
     Returns:
-        `output`. Column `iq` (1, 128, 2) float32, in the units of the file; `label` one of the modulations in the file,
-        sorted; "snr_db" is in `parameters`; `recording` is "<modulation>/<SNR>" and `start` its row times 128.
+        `output`. Column `iq` (1, 128, 2) float32, in the units of the file; `label` one of the modulations in the
+        file, sorted; "snr_db" is in `parameters`; `recording` is "<modulation>/<SNR>" and `start` its row times 128.
 
     Raises:
         ValueError: the file or an option is not what it must be; nothing is run or written then.

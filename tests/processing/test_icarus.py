@@ -1,6 +1,7 @@
 """ICARUS: small recordings of the three sample types with their csv read back; what contradicts itself is refused."""
 
 import json
+import os
 from collections import Counter
 
 import numpy as np
@@ -36,8 +37,8 @@ def root(tmp_path):
         row = {"Signal_Type": "LTE_DSSS" if label else "LTE", "Sampling_Rate": 11.52e6}
         if label:
             row |= {"DSSS_Mod": 2**label, "LTE_DSSS_SIR_dB": -10}
-        # The duration is rounded: 5000.83 samples.
-        row |= {"No_of_Samples": NUM_SAMPLES} if number % 5 else {"Frameduration": 434.1e-6}
+        # The duration is rounded: 4999.1 samples.
+        row |= {"No_of_Samples": NUM_SAMPLES} if number % 5 else {"Frameduration": 433.95e-6}
         write_csv(batch / "Metadata" / f"{stem}.csv", **row)
     return root
 
@@ -82,6 +83,14 @@ def test_paper_protocol_and_command_line(root, tmp_path):
     assert sum(map(len, names.values())) == 60 and 4 <= len(names["validation"]) <= 22  # 12 expected
     with pytest.raises(ValueError, match="made by the same recipe"):
         convert(root, tmp_path / "out", seed=1, protocol="paper")
+    for name in ("IQ/Only_LTE_frame_1", "Metadata/Only_LTE_frame_1.csv"):
+        convert(root, tmp_path / "out", protocol="paper")  # nothing to do
+        path = root / "Batch1_10MHz" / name
+        before = path.stat()
+        path.touch()
+        with pytest.raises(ValueError, match="made by the same recipe"):
+            convert(root, tmp_path / "out", protocol="paper")
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
 def test_errors_on_the_command_line_are_one_line(tmp_path, capsys):

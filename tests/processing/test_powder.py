@@ -1,6 +1,7 @@
 """POWDER: small recordings with the JSON of the set read back; days, stations and files that disagree are refused."""
 
 import json
+import os
 from collections import Counter
 
 import numpy as np
@@ -85,6 +86,14 @@ def test_max_windows_are_evenly_spread(folder, tmp_path):
     assert Counter(rows["start"]) == {512: 16, 1536: 16}
     with pytest.raises(ValueError, match="made by the same recipe"):
         convert(folder, tmp_path / "out", max_windows=3)
+    for suffix in ("bin", "json"):
+        convert(folder, tmp_path / "out", max_windows=2)  # nothing to do
+        path = folder / f"4G_Day_1_bes_s1.{suffix}"
+        before = path.stat()
+        path.touch()
+        with pytest.raises(ValueError, match="made by the same recipe"):
+            convert(folder, tmp_path / "out", max_windows=2)
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
     with pytest.raises(ValueError, match="expected max_windows >= 1, found 0"):
         convert(folder, tmp_path / "out", max_windows=0)
 
