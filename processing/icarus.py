@@ -4,8 +4,8 @@
 
 POWDER_Dataset holds `Batch1_{5,10}MHz/{IQ,Metadata}/`. Every `Metadata/<name>.csv` has one row for the recording
 `IQ/<name>` (or `<name>.bin`): Signal_Type, DSSS_Mod (2 or 4 constellation points), Sampling_Rate in Hz, and
-No_of_Samples or else Frameduration in seconds. The recording is interleaved IQ without header; its sample type is the one that file
-size and number of samples leave: float32, int16 or int8 (little-endian).
+No_of_Samples or else Frameduration in seconds. The recording is interleaved IQ without header; its sample
+type is the one that file size and number of samples leave: float32, int16 or int8 (little-endian).
 
 Of each recording the 4096 samples in the middle are one row. The level is kept, for it tells of the interference:
 floats as they are, integers as parts of full scale. Classes: "lte" alone, and LTE with "bpsk-dsss" or "qpsk-dsss".

@@ -9,8 +9,8 @@ the rest.
 
 Neither set says which rows were cut from one simulated transmission. The most that can be done is to keep neighbours
 together: a group is a block of 100 consecutive rows of one (modulation, SNR), and "grouped" draws such blocks from
-every modulation at every SNR. Rows of one transmission that lie in two blocks may still be on both sides. "paper" draws
-a fifth of the rows.
+every modulation at every SNR. Rows of one transmission that lie in two blocks may still be on both sides. "paper"
+draws a fifth of the rows.
 
 Sources: O'Shea and West, "Radio Machine Learning Dataset Generation with GNU Radio", GNU Radio Conference 2016;
 Sathyanarayanan, Gerstoft and El Gamal, "RML22: Realistic Dataset Generation for Wireless Modulation Classification",
