@@ -47,7 +47,7 @@ def iq_cache(path, num_rows=60, **changes):
 def test_iq_rows(tmp_path, monkeypatch, num_proc):
     monkeypatch.setattr(nr_positioning, "SLAB_BYTES", 2 * 3 * 16 * 4 * 7)  # 7 rows at a time
     path = iq_cache(tmp_path / "rml.h5")
-    assert convert(path, tmp_path / "out", block_size=4, num_proc=num_proc) == tmp_path / "out"
+    assert convert(path, tmp_path / "out", block_size=2, num_proc=num_proc) == tmp_path / "out"
     parts = load_dataset(str(tmp_path / "out")).with_format("numpy")
     assert parts["train"].features["iq"].shape == (3, 16, 2)
     assert parts["train"].features["label"].names == NAMES
@@ -59,13 +59,15 @@ def test_iq_rows(tmp_path, monkeypatch, num_proc):
             np.testing.assert_array_equal(row["iq"][..., 0], sample[i, 0])
             np.testing.assert_array_equal(row["iq"][..., 1], sample[i, 1])
             assert row["label"] == i // 20 and row["recording"] == row["source"] == "rml.h5"
-            assert row["group"] == f"rows from {i // 4 * 4}"
+            assert row["group"] == f"rows from {i // 2 * 2}"
             assert json.loads(row["parameters"]) == {"snr": i % 20, "modulation": NAMES[i // 20]}
             rows.append(i)
         groups.append(set(part["group"]))
     assert sorted(rows) == list(range(60))
-    assert [len(group) for group in groups] == [10, 2, 3] and len(set().union(*groups)) == 15
-    assert set(parts["test"]["label"]) == {0, 1, 2}
+    assert [len(group) for group in groups] == [21, 3, 6] and len(set().union(*groups)) == 30
+    np.testing.assert_array_equal(
+        np.bincount(parts["test"]["label"]), [4, 4, 4]
+    )  # two of the ten blocks of each class
     attributes = json.loads((tmp_path / "out" / "generation.json").read_text())["attributes"]
     assert attributes == {
         "labels": NAMES, "mu": [0, 0], "std": [0.0058, 0.0062], "class_weights": [0.5, 0.25, 0.25], "version": 2016
