@@ -16,7 +16,6 @@ INFOCOM 2023.
 """
 
 import csv
-import hashlib
 import json
 import math
 import re
@@ -29,7 +28,7 @@ import numpy as np
 from processing.converting import ConversionArguments, grouped_splits, plan_items, run_converter, wanted_windows
 from processing.recordings import DATATYPES, Recording
 from processing.schema import iq_features
-from processing.writing import write_dataset
+from processing.writing import fingerprint, write_dataset
 
 LABELS = ("lte", "bpsk-dsss", "qpsk-dsss")
 LABEL_OF_MODULATION = {2: "bpsk-dsss", 4: "qpsk-dsss"}
@@ -210,13 +209,11 @@ def convert(
         for split, entries in plan_items(protocol, items, split_of).items()
     }
     files = [root / item[name] for item in items for name in ("recording", "csv")]
-    stats = [(path.relative_to(root).as_posix(), path.stat()) for path in files]
-    stamps = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
     recipe = {
         "generator": "processing.icarus",
         "protocol": protocol,
         "seed": seed,
-        "files_sha256": hashlib.sha256(json.dumps(stamps).encode()).hexdigest(),
+        "files_sha256": fingerprint(files, root),
     }
     features = iq_features(1, WINDOW_LENGTH, label_names=LABELS)
     return write_dataset(output, features, planned, partial(_rows, root), recipe, num_proc)

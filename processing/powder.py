@@ -15,7 +15,6 @@ Source: Reus-Muns et al., "Trust in 5G Open RANs through Machine Learning: RF Fi
 Platform", IEEE GLOBECOM 2020; Northeastern University, hdl 2047/D20385049.
 """
 
-import hashlib
 import json
 import math
 import re
@@ -29,7 +28,7 @@ from processing.converting import ConversionArguments, grouped_splits, plan_item
 from processing.recording_folder import window_starts
 from processing.recordings import read_recording
 from processing.schema import iq_features
-from processing.writing import write_dataset
+from processing.writing import fingerprint, write_dataset
 
 STATIONS = ("bes", "browning", "honors", "meb")
 FILE_NAME = re.compile(rf"(4G|5G|WiFi)_Day_([12])_({'|'.join(STATIONS)})_s(\d+)", re.IGNORECASE)
@@ -204,13 +203,12 @@ def convert(
         for split, entries in plan_items(protocol, items, split_of).items()
     }
     files = [(folder / item["recording"]).with_suffix(suffix) for item in items for suffix in (".bin", ".json")]
-    stamps = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
     recipe = {
         "generator": "processing.powder",
         "protocol": protocol,
         "seed": seed,
         "max_windows": max_windows,
-        "files_sha256": hashlib.sha256(json.dumps(stamps).encode()).hexdigest(),
+        "files_sha256": fingerprint(files, folder),
     }
     features = iq_features(1, WINDOW_LENGTH, label_names=STATIONS)
     return write_dataset(output, features, planned, partial(_rows, folder, protocol, seed), recipe, num_proc)

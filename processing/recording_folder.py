@@ -29,7 +29,7 @@ from transformers import HfArgumentParser
 
 from processing.recordings import read_recording
 from processing.schema import image_features, iq_features
-from processing.writing import write_dataset
+from processing.writing import fingerprint, write_dataset
 
 SPLITS = ("train", "validation", "test")
 READER_COLUMNS = ("datatype", "num_antennas", "variable")
@@ -313,12 +313,11 @@ def build_recording_folder(input: str | Path, output: str | Path, **options) -> 
     splits = assign_splits(rows, arguments.test_fraction, arguments.validation_fraction, arguments.seed)
 
     files = sorted({path for row in rows for path in row["files"]})
-    stamps = [(path.relative_to(folder).as_posix(), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
     recipe = {"generator": "processing.recording_folder"}
     # Neither where the folders are nor the number of processes changes the data.
     recipe |= {name: value for name, value in asdict(arguments).items() if name not in ("input", "output", "num_proc")}
     recipe["metadata_sha256"] = hashlib.sha256((folder / "metadata.csv").read_bytes()).hexdigest()
-    recipe["files_sha256"] = hashlib.sha256(json.dumps(stamps).encode()).hexdigest()
+    recipe["files_sha256"] = fingerprint(files, folder)
 
     items = {split: [] for split in SPLITS if split in splits}
     for row, split in zip(rows, splits, strict=True):

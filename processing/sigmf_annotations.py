@@ -29,7 +29,7 @@ from processing.converting import ConversionArguments, plan_items, run_converter
 from processing.recording_folder import assign_splits, window_starts
 from processing.recordings import read_sigmf
 from processing.schema import iq_features
-from processing.writing import write_dataset
+from processing.writing import fingerprint, write_dataset
 
 FREQUENCY_EDGES = ("freq_lower_edge", "freq_upper_edge")
 
@@ -201,10 +201,10 @@ def convert(
         ):
             raise ValueError(f"expected windows in every split of {folder}, found none drawn for {split}: too few")
 
-    stats = [(name, (folder / name).stat()) for item in recordings for name in item["files"]]
+    files = [folder / name for item in recordings for name in item["files"]]
     recipe = {"generator": "processing.sigmf_annotations"}
     recipe |= {name: value for name, value in asdict(arguments).items() if name not in ("input", "output", "num_proc")}
-    recipe["files"] = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
+    recipe["files_sha256"] = fingerprint(files, folder)
 
     features = iq_features(recordings[0]["num_antennas"], window_length, sorted(set().union(*labels_of.values())))
     row_function = partial(_rows, folder, window_length, protocol, seed)

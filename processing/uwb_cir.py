@@ -34,7 +34,7 @@ import pandas as pd
 from processing.converting import ConversionArguments, grouped_splits, held_out_windows, run_converter
 from processing.recordings import ZIP_ERRORS
 from processing.schema import image_features
-from processing.writing import write_dataset
+from processing.writing import fingerprint, write_dataset
 
 POSITION_AXES = ("x_m", "y_m", "z_m")
 CIR_COLUMN = re.compile(r"cir_(\d+)_(\d+)")
@@ -210,12 +210,11 @@ def convert(
     for split in ("train", "validation", "test") if protocol == "grouped" else ("train", "validation"):
         rows = np.flatnonzero(splits == split).tolist()
         items[split] = [rows[start : start + BLOCK_ROWS] for start in range(0, len(rows), BLOCK_ROWS)]
-    stat = path.stat()
     recipe = {
         "generator": "processing.uwb_cir",
         "protocol": protocol,
         "seed": seed,
-        "files": [(path.name, stat.st_size, stat.st_mtime_ns)],
+        "files_sha256": fingerprint([path], path.parent),
     }
     _, num_anchors, num_taps = measurements.magnitude.shape
     axes = POSITION_AXES[: measurements.position_m.shape[1]]

@@ -35,7 +35,7 @@ import numpy as np
 from processing.converting import ConversionArguments, plan_items, run_converter, wanted_windows
 from processing.recording_folder import assign_splits, read_metadata, window_starts
 from processing.schema import image_features
-from processing.writing import write_dataset
+from processing.writing import fingerprint, write_dataset
 
 # Magic of a pcap file -> byte order and ticks of its sub-second field in a microsecond.
 PCAP_MAGIC = {
@@ -390,10 +390,9 @@ def convert(
             raise ValueError(f"expected windows in every split of {folder}, found none drawn for {split}: too few")
 
     names = ["metadata.csv", *(row["file_name"] for row in rows)]
-    stats = [(name, (folder / name).stat()) for name in names]
     recipe = {"generator": "processing.wifi_csi"}
     recipe |= {name: value for name, value in asdict(arguments).items() if name not in ("input", "output", "num_proc")}
-    recipe["files"] = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
+    recipe["files_sha256"] = fingerprint((folder / name for name in names), folder)
 
     labels = sorted({row["label"] for row in rows}) if "label" in rows[0] else None
     axes = [axis for axis in ("x_m", "y_m", "z_m") if axis in rows[0]] or None
