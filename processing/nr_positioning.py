@@ -2,9 +2,9 @@
 
     python -m processing.nr_positioning --input FOLDER --output DIR --scenario outdoor
 
-FOLDER holds `dataset_SNR{10,20,50}_{outdoor,indoor}.mat` (MATLAB v7.3, that is HDF5), each with `features` (N, C, H, W),
-the CSI image of C base stations (4 or 5), and `labels/position` (N, 3) in metres. MATLAB stores the axes of an array in
-reverse; both orders are read, and told apart by where C and the 3 are.
+FOLDER holds `dataset_SNR{10,20,50}_{outdoor,indoor}.mat` (MATLAB v7.3, that is HDF5), each with `features`
+(N, C, H, W), the CSI image of C base stations (4 or 5), and `labels/position` (N, 3) in metres. MATLAB stores the axes
+of an array in reverse; both orders are read, and told apart by where C and the 3 are.
 
 "grouped" groups by position, rounded to a millimetre: the files repeat the same positions at every SNR, and the copies
 must not part. "paper" draws a fifth of the rows whatever their position.
@@ -12,7 +12,6 @@ must not part. "paper" draws a fifth of the rows whatever their position.
 Source: Gao, Wang, Lv, "CSI Dataset towards 5G NR High-Precision Positioning", IEEE DataPort, doi 10.21227/jsat-pb50.
 """
 
-import hashlib
 import json
 import re
 from contextlib import contextmanager
@@ -26,7 +25,7 @@ import numpy as np
 
 from processing.converting import ConversionArguments, grouped_splits, held_out_windows, run_converter
 from processing.schema import image_features
-from processing.writing import write_dataset
+from processing.writing import fingerprint, write_dataset
 
 FILE_NAME = re.compile(r"dataset_SNR(-?\d+)_(outdoor|indoor)\.mat", re.IGNORECASE)
 SCENARIOS = ("outdoor", "indoor")
@@ -121,8 +120,8 @@ def _datasets(file, path):
                 fits.append(reverse)
     if len(fits) != 1:
         raise ValueError(
-            f"expected features (N, C, H, W) with C of 4 or 5 and labels/position (N, 3), or both in reverse, in {path}, "
-            f"found {features.shape} and {positions.shape}: {'both orders fit' if fits else 'neither order fits'}"
+            f"expected features (N, C, H, W) with C of 4 or 5 and labels/position (N, 3), or both in reverse, "
+            f"in {path}, found {features.shape} and {positions.shape}: {'both orders' if fits else 'neither order'} fit"
         )
     return features, positions, fits[0]
 
@@ -206,14 +205,12 @@ def convert(
         for split, entries in items.items():
             facts = {"path": file["path"], "snr_db": file["snr_db"]}
             entries += [facts | slab for slab in slabs(splits, split, file["slab"])]
-    stats = [(file["path"].name, file["path"].stat()) for file in plan]
-    stamps = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
     recipe = {
         "generator": "processing.nr_positioning",
         "protocol": protocol,
         "seed": seed,
         "scenario": scenario,
-        "files_sha256": hashlib.sha256(json.dumps(stamps).encode()).hexdigest(),
+        "files_sha256": fingerprint([file["path"] for file in plan], plan[0]["path"].parent),
     }
     features = image_features(*plan[0]["shape"], position_axes=POSITION_AXES)
     return write_dataset(output, features, items, partial(_rows, scenario), recipe, num_proc)

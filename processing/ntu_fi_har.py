@@ -13,7 +13,6 @@ do not name their subjects, so neither split can be told to be free of subjects 
 Source: Yang et al., "EfficientFi", IEEE Internet of Things Journal 9(15), 2022, doi 10.1109/JIOT.2021.3139958.
 """
 
-import hashlib
 import json
 from dataclasses import dataclass, field
 from functools import partial
@@ -24,7 +23,7 @@ import numpy as np
 from processing.converting import ConversionArguments, grouped_splits, plan_items, run_converter, wanted_windows
 from processing.recordings import read_mat
 from processing.schema import image_features
-from processing.writing import write_dataset
+from processing.writing import fingerprint, write_dataset
 
 CLASSES = ("box", "circle", "clean", "fall", "run", "walk")
 FOLDERS = ("train_amp", "test_amp")
@@ -119,14 +118,12 @@ def convert(
         split: [item for item in entries if len(wanted_windows(protocol, split, seed, item["recording"], 1))]
         for split, entries in plan_items(protocol, items, split_of).items()
     }
-    stats = [(item["recording"], (root / item["recording"]).stat()) for item in items]
-    stamps = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
     recipe = {
         "generator": "processing.ntu_fi_har",
         "protocol": protocol,
         "seed": seed,
         "decimation": decimation,
-        "files_sha256": hashlib.sha256(json.dumps(stamps).encode()).hexdigest(),
+        "files_sha256": fingerprint([root / item["recording"] for item in items], root),
     }
     num_columns = len(range(0, NUM_PACKETS, decimation))
     features = image_features(NUM_ANTENNAS, NUM_SUBCARRIERS, num_columns, label_names=CLASSES)

@@ -3,8 +3,8 @@
     python -m processing.rfs_images --input FOLDER --output DIR
 
 FOLDER holds `<label>_*.png` of the 20 classes in `CLASSES` (upper or lower case). A waterfall has time on its rows,
-downwards, and frequency on its columns; turned a quarter counter-clockwise it has frequency on rows, highest first, and
-time on columns. It becomes gray (ITU-R BT.601 luma) and is resized by an antialiased bicubic filter.
+downwards, and frequency on its columns; turned a quarter counter-clockwise it has frequency on rows, highest first,
+and time on columns. It becomes gray (ITU-R BT.601 luma) and is resized by an antialiased bicubic filter.
 
 Every picture is taken for a recording and a group of its own. Only a name that ends with a mark and a number, such as
 `_part2`, `-seg_3` or `_chunk04` (see `PART`), is taken for a part of a recording; all parts are one group then. A bare
@@ -13,7 +13,6 @@ number at the end does not count: it may number the recordings of a class.
 Neither sampling rate nor duration is in the pictures, so that sampling_rate_hz is 0.
 """
 
-import hashlib
 import json
 import re
 from dataclasses import dataclass, field
@@ -26,7 +25,7 @@ import torch
 from processing.converting import ConversionArguments, grouped_splits, plan_items, run_converter, wanted_windows
 from processing.recordings import read_recording
 from processing.schema import image_features
-from processing.writing import write_dataset
+from processing.writing import fingerprint, write_dataset
 
 CLASSES = (
     "ads-b", "airband", "ais", "automatic-picture-transmission", "bluetooth", "cellular", "digital-audio-broadcasting",
@@ -140,14 +139,12 @@ def convert(
         split: [item for item in entries if len(wanted_windows(protocol, split, seed, item["recording"], 1))]
         for split, entries in plan_items(protocol, items, split_of).items()
     }
-    stats = [(item["recording"], (folder / item["recording"]).stat()) for item in items]
-    stamps = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
     recipe = {
         "generator": "processing.rfs_images",
         "protocol": protocol,
         "seed": seed,
         "image_size": image_size,
-        "files_sha256": hashlib.sha256(json.dumps(stamps).encode()).hexdigest(),
+        "files_sha256": fingerprint([folder / item["recording"] for item in items], folder),
     }
     features = image_features(1, image_size, image_size, label_names=CLASSES)
     return write_dataset(output, features, planned, partial(_rows, folder, image_size), recipe, num_proc)

@@ -3,10 +3,10 @@
     python -m processing.wavesfm_cache --input rml.h5 --output DIR
 
 A cache holds `sample` (N, 2, A, T), I and Q of A antennas, or `image`, `csi` or `features` (N, C, H, W), and `label`,
-class indices (N,) or coordinates (N, 2 or 3). Most caches hold values that were already resized and normalised with the
-statistics that their attributes give (`mean` or `mu`, `std`, `min_val`, `max_val`). They are written as they are stored:
-the attributes, `labels` and `class_weights` among them, go into generation.json and nothing is done with them, except
-that coordinates scaled to [-1, 1] by `coord_nominal_min` and `coord_nominal_max` become metres again. Other data sets
+class indices (N,) or coordinates (N, 2 or 3). Most caches hold values that were already resized and normalised with
+the statistics that their attributes give (`mean` or `mu`, `std`, `min_val`, `max_val`). They are written as they are
+stored: the attributes, `labels` and `class_weights` among them, go into generation.json and nothing is done with them,
+except that coordinates scaled to [-1, 1] by `coord_nominal_min` and `coord_nominal_max` become metres again. Other data sets
 of one value per row (`snr`, `band`, `source_file` ...) go into `parameters`.
 
 A cache does not say what was recorded together. "grouped" therefore takes for the group of a row the first of
@@ -17,7 +17,6 @@ A cache does not say what was recorded together. "grouped" therefore takes for t
   consecutive rows, can still be on both sides of a split, and the figures are then too good.
 """
 
-import hashlib
 import json
 from dataclasses import dataclass, field
 from functools import partial
@@ -37,7 +36,7 @@ from processing.nr_positioning import (
     split_rows,
 )
 from processing.schema import image_features, iq_features
-from processing.writing import write_dataset
+from processing.writing import fingerprint, write_dataset
 
 VALUES = ("sample", "image", "csi", "features")
 
@@ -109,7 +108,8 @@ def _positions(label, attributes, path):
         low = high = np.zeros(1)
     if not (high > low).all():
         raise ValueError(
-            f"expected coord_nominal_min below coord_nominal_max, {label.shape[1]} numbers each, in {path}, found {ends}"
+            f"expected coord_nominal_min below coord_nominal_max, {label.shape[1]} numbers each, "
+            f"in {path}, found {ends}"
         )
     return low + (label + 1) / 2 * (high - low)
 
@@ -145,7 +145,7 @@ def _values(file, path):
 
 
 def _plan(path, block_size):
-    """What the cache holds, after reading all of it once, slab by slab, and the columns of every row but the values."""
+    """(schema, columns of every row but the values, rows of a slab, attributes), after reading all of it once."""
     if not path.is_file():
         raise ValueError(f"expected one HDF5 cache as input, found no file {path}")
     with open_hdf5(path) as file:
@@ -234,14 +234,13 @@ def convert(
         items[split] = [
             slab | {"rows": [rows[row] for row in slab["rows"]]} for slab in slabs(splits, split, num_rows)
         ]
-    stat = path.stat()
     recipe = {
         "generator": "processing.wavesfm_cache",
         "protocol": protocol,
         "seed": seed,
         "block_size": block_size,
         "attributes": attributes,
-        "files_sha256": hashlib.sha256(json.dumps([path.name, stat.st_size, stat.st_mtime_ns]).encode()).hexdigest(),
+        "files_sha256": fingerprint([path], path.parent),
     }
     return write_dataset(output, features, items, partial(_rows, path), recipe, num_proc)
 

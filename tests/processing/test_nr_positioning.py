@@ -130,9 +130,9 @@ WRONG = {
         POSITIONS,
         r"C of 4 or 5 .* found \(5, 6, 3, 40\) and \(3, 40\): neither order",
     ),
-    "fewer labels": (FEATURES, POSITIONS[:-1], r"labels/position \(N, 3\), .* found .*\(3, 39\): neither order fits"),
-    "two axes": (FEATURES, POSITIONS[:, :2], "neither order fits"),
-    "three axes of features": (FEATURES[0], POSITIONS, "neither order fits"),
+    "fewer labels": (FEATURES, POSITIONS[:-1], r"labels/position \(N, 3\), .* found .*\(3, 39\): neither order fit"),
+    "two axes": (FEATURES, POSITIONS[:, :2], "neither order fit"),
+    "three axes of features": (FEATURES[0], POSITIONS, "neither order fit"),
     "both orders": (np.zeros((3, 4, 5, 3)), np.zeros((3, 3)), "both orders fit"),
     "integers": (FEATURES.astype(int), POSITIONS, "floating-point numbers in features of .*SNR10.*, found int64"),
     "complex": (FEATURES * 1j, POSITIONS, "floating-point numbers in features of .*, found complex128"),
@@ -141,7 +141,7 @@ WRONG = {
     "overflow": (FEATURES * 1e40, POSITIONS, "finite /features"),
     "NaN label": (FEATURES, nan(POSITIONS, 7), "finite /labels/position in .*, found NaN or infinity in row 7"),
     "another shape": (FEATURES[..., :-1], POSITIONS, r"one \(C, H, W\) .* \(4, 6, 4\) in .*SNR10.* and \(4, 6, 5\)"),
-    "empty": (FEATURES[:0], POSITIONS[:0], "neither order fits"),
+    "empty": (FEATURES[:0], POSITIONS[:0], "neither order fit"),
 }
 
 

@@ -15,7 +15,7 @@ NUM_TRAIN, NUM_TEST = 3, 1  # files of a class
 
 
 def amplitude(number):
-    """CSIamp with a value of its own at every antenna, subcarrier and packet of 24 files: integers, exact in float32."""
+    """CSIamp with a value of its own at every antenna, subcarrier and packet of 24 files, exact in float32."""
     return (number * 684000 + np.arange(684000.0)).reshape(342, 2000)
 
 
