@@ -121,7 +121,7 @@ def _datasets(file, path):
     if len(fits) != 1:
         raise ValueError(
             f"expected features (N, C, H, W) with C of 4 or 5 and labels/position (N, 3), or both in reverse, "
-            f"in {path}, found {features.shape} and {positions.shape}: {'both orders' if fits else 'neither order'} fit"
+            f"in {path}, found {features.shape}, {positions.shape}: {'both orders' if fits else 'neither order'} fit"
         )
     return features, positions, fits[0]
 

@@ -6,8 +6,8 @@ A cache holds `sample` (N, 2, A, T), I and Q of A antennas, or `image`, `csi` or
 class indices (N,) or coordinates (N, 2 or 3). Most caches hold values that were already resized and normalised with
 the statistics that their attributes give (`mean` or `mu`, `std`, `min_val`, `max_val`). They are written as they are
 stored: the attributes, `labels` and `class_weights` among them, go into generation.json and nothing is done with them,
-except that coordinates scaled to [-1, 1] by `coord_nominal_min` and `coord_nominal_max` become metres again. Other data sets
-of one value per row (`snr`, `band`, `source_file` ...) go into `parameters`.
+except that coordinates scaled to [-1, 1] by `coord_nominal_min` and `coord_nominal_max` become metres again. Other
+data sets of one value per row (`snr`, `band`, `source_file` ...) go into `parameters`.
 
 A cache does not say what was recorded together. "grouped" therefore takes for the group of a row the first of
 - the data set `group` or `recording`, if there is one;

@@ -128,7 +128,7 @@ WRONG = {
     "three stations": (
         FEATURES[:, :3],
         POSITIONS,
-        r"C of 4 or 5 .* found \(5, 6, 3, 40\) and \(3, 40\): neither order",
+        r"C of 4 or 5 .* found \(5, 6, 3, 40\), \(3, 40\): neither order",
     ),
     "fewer labels": (FEATURES, POSITIONS[:-1], r"labels/position \(N, 3\), .* found .*\(3, 39\): neither order fit"),
     "two axes": (FEATURES, POSITIONS[:, :2], "neither order fit"),
