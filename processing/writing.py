@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
@@ -11,6 +12,7 @@ import datasets
 from datasets import Features, GeneratorBasedBuilder, SplitGenerator
 
 RECIPE_FILE = "generation.json"
+BUFFER_BYTES = 2**25  # of rows that a process holds before it writes them
 
 
 class _FolderBuilder(GeneratorBasedBuilder):
@@ -42,6 +44,12 @@ def fingerprint(files: Iterable[Path], folder: Path) -> str:
     """SHA-256 over name, size and modification time of input files, for a recipe: other input is another data set."""
     stamps = [(path.relative_to(folder).as_posix(), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
     return hashlib.sha256(json.dumps(stamps).encode()).hexdigest()
+
+
+def row_bytes(features: Features) -> int:
+    """Size of a row's arrays."""
+    shapes = [feature.shape for feature in features.values() if hasattr(feature, "shape")]
+    return max(1, sum(4 * math.prod(shape) for shape in shapes))
 
 
 def write_dataset(
@@ -81,7 +89,12 @@ def write_dataset(
     output_dir.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output_dir.parent, prefix=f".{output_dir.name}-") as work:
         builder = _FolderBuilder(
-            row_function=row_function, items=items, columns=features, cache_dir=f"{work}/cache", dataset_name="data"
+            row_function=row_function,
+            items=items,
+            columns=features,
+            cache_dir=f"{work}/cache",
+            dataset_name="data",
+            writer_batch_size=max(1, min(1000, BUFFER_BYTES // row_bytes(features))),
         )
         processes = min([num_proc, *map(len, items.values())])
         builder.download_and_prepare(
