@@ -1,6 +1,6 @@
 """Write the card of a simulated data set from what is in it: `python -m processing.dataset_card data/rfp --output DIR`.
 
-DIR gets README.md, examples.png (one example of every class) and, where there is a target, baselines.json: simple models
+DIR gets README.md, examples.jpg (one example of every class) and, where there is a target, baselines.json: simple models
 under the set's own splits and under the paper's protocol, so that what the latter leaks can be seen as a number.
 """
 
@@ -29,7 +29,7 @@ CARD = """---
 
 Simulated; nothing in it was measured. Same seed, same data, whatever the number of processes.
 
-![one example of every class](examples.png)
+![one example of every class](examples.jpg)
 
 ## Make it
 
@@ -137,7 +137,7 @@ def write_card(folder: str | Path, output_dir: str | Path) -> Path:
     task = TASKS[recipe["task"]]
     dataset: DatasetDict = load_dataset(str(folder))
     output_dir.mkdir(parents=True, exist_ok=True)
-    draw_examples(choose_examples(dataset), output_dir / "examples.png", task.TASK)
+    draw_examples(choose_examples(dataset), output_dir / "examples.jpg", task.TASK)
     features, baselines = dataset["train"].features, ""
     if "label" in features or "position" in features:
         results = run_baselines(load_splits(str(folder)))
