@@ -57,7 +57,7 @@ def simulate(
 
     Args:
         samples: rows over all splits; default: the task's own.
-        options: of the task, its `OPTIONS`: `control="same-hardware"` or `control="nothing-differs"` for `rfp`,
+        options: of the task, its `OPTIONS`: `control="same-hardware"`, "nothing-differs" or "channel-only" for `rfp`,
             `regions="checkerboard"` for positioning.
     """
     if task not in TASKS:

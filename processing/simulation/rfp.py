@@ -16,7 +16,10 @@ from processing.simulation import impairments, ofdm, random_generator
 TASK = "rfp"
 DEFAULT_SAMPLES = 12000
 SPLITS = {"train": 0.7, "validation": 0.1, "test": 0.2}
-OPTIONS = {"control": (None, "same-hardware", "nothing-differs")}
+# Controls, without what tells the stations apart. Under the grouped split the first two must score at chance: one
+# hardware for all, with a channel drawn anew for every recording or with one channel for all. The third keeps the sites
+# and shows how much of a score is the channel's and not the transmitter's.
+OPTIONS = {"control": (None, "same-hardware", "nothing-differs", "channel-only")}
 LABEL_NAMES = ["bes", "browning", "honors", "meb"]
 
 SAMPLING_RATE_HZ = 7.68e6
@@ -96,7 +99,7 @@ def rows(seed, split, item, control=None):
     rng = random_generator(seed, TASK, split, recording)
     label, technology, day = recording % 4, ("lte", "nr")[recording // 4 % 2], DAYS[split]
     hardware, ripple = _transmitter(seed, 0 if control else label)
-    site = 0 if control == "nothing-differs" else label
+    site = {"same-hardware": f"{split}-{recording}", "nothing-differs": 0}.get(control, label)
     center_hz = CENTER_FREQUENCIES_HZ[technology]
 
     if technology == "lte":
