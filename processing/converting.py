@@ -5,6 +5,7 @@ protocol of arXiv 2511.15162 and of the authors' benchmark: a random fifth of th
 is picked on it and the same fifth is reported. It is here so that its leak can be measured; it has no test split.
 """
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Literal
 
@@ -80,19 +81,36 @@ def held_out_windows(seed: int, recording: str, num_windows: int) -> np.ndarray:
     return random_generator(seed, "paper", recording).random(num_windows) < HELD_OUT_SHARE
 
 
-def plan_items(protocol: str, items: list[dict], split_of: dict[str, str]) -> dict[str, list[dict]]:
-    """Split -> items to read. With "paper" every item is read for both splits; `wanted_windows` then chooses.
+def plan_items(
+    protocol: str,
+    seed: int,
+    items: list[dict],
+    split_of: dict[str, str],
+    windows_of: Callable[[dict], tuple[str, int]] = lambda item: (item["recording"], 1),
+) -> dict[str, list[dict]]:
+    """Split -> items to read. With "paper" an item is read for both splits, and `wanted_windows` chooses of it.
 
     Args:
         items: one for each recording, with its "group".
         split_of: group -> split, used by "grouped".
+        windows_of: item -> name of the recording and number of its windows.
+
+    Raises:
+        ValueError: "paper" draws no window for one of its splits.
     """
-    if protocol == "paper":
-        return {"train": list(items), "validation": list(items)}
-    by_split = {}
-    for item in items:
-        by_split.setdefault(split_of[item["group"]], []).append(item)
-    return {split: by_split[split] for split in ("train", "validation", "test") if split in by_split}
+    if protocol == "grouped":
+        by_split = {}
+        for item in items:
+            by_split.setdefault(split_of[item["group"]], []).append(item)
+        return {split: by_split[split] for split in ("train", "validation", "test") if split in by_split}
+    planned = {
+        split: [item for item in items if len(wanted_windows(protocol, split, seed, *windows_of(item)))]
+        for split in ("train", "validation")
+    }
+    if empty := [split for split, entries in planned.items() if not entries]:
+        total = sum(windows_of(item)[1] for item in items)
+        raise ValueError(f"expected windows for train and validation, found none of {total} drawn for {empty[0]}")
+    return planned
 
 
 def wanted_windows(protocol: str, split: str, seed: int, recording: str, num_windows: int) -> np.ndarray:

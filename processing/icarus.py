@@ -25,7 +25,7 @@ from pathlib import Path
 
 import numpy as np
 
-from processing.converting import ConversionArguments, grouped_splits, plan_items, run_converter, wanted_windows
+from processing.converting import ConversionArguments, grouped_splits, plan_items, run_converter
 from processing.recordings import DATATYPES, Recording
 from processing.schema import iq_features
 from processing.writing import fingerprint, write_dataset
@@ -204,10 +204,7 @@ def convert(
     split_of = (
         grouped_splits({item["group"]: {item["label"]} for item in items}, seed) if protocol == "grouped" else {}
     )
-    planned = {
-        split: [item for item in entries if len(wanted_windows(protocol, split, seed, item["recording"], 1))]
-        for split, entries in plan_items(protocol, items, split_of).items()
-    }
+    planned = plan_items(protocol, seed, items, split_of)
     files = [root / item[name] for item in items for name in ("recording", "csv")]
     recipe = {
         "generator": "processing.icarus",

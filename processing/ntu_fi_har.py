@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from processing.converting import ConversionArguments, grouped_splits, plan_items, run_converter, wanted_windows
+from processing.converting import ConversionArguments, grouped_splits, plan_items, run_converter
 from processing.recordings import read_mat
 from processing.schema import image_features
 from processing.writing import fingerprint, write_dataset
@@ -114,10 +114,7 @@ def convert(
     items = _plan(root)
     official_train = {item["group"]: {item["label"]} for item in items if item["folder"] == "train_amp"}
     split_of = {item["group"]: "test" for item in items} | grouped_splits(official_train, seed, test_fraction=0)
-    planned = {
-        split: [item for item in entries if len(wanted_windows(protocol, split, seed, item["recording"], 1))]
-        for split, entries in plan_items(protocol, items, split_of).items()
-    }
+    planned = plan_items(protocol, seed, items, split_of)
     recipe = {
         "generator": "processing.ntu_fi_har",
         "protocol": protocol,

@@ -198,10 +198,7 @@ def convert(
     folder = folder / "GlobecomPOWDER" if (folder / "GlobecomPOWDER").is_dir() else folder
     items = _plan(folder, max_windows)
     split_of = _split_recordings(folder, items, seed) if protocol == "grouped" else {}
-    planned = {
-        split: [e for e in entries if len(wanted_windows(protocol, split, seed, e["recording"], len(e["starts"])))]
-        for split, entries in plan_items(protocol, items, split_of).items()
-    }
+    planned = plan_items(protocol, seed, items, split_of, lambda item: (item["recording"], len(item["starts"])))
     files = [(folder / item["recording"]).with_suffix(suffix) for item in items for suffix in (".bin", ".json")]
     recipe = {
         "generator": "processing.powder",

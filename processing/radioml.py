@@ -219,10 +219,7 @@ def convert(
             group = f"{key[0]}/{key[1]}/{first // BLOCK_ROWS}"
             items.append({"key": key, "group": group, "first": first, "rows": len(array[first : first + BLOCK_ROWS])})
     split_of = grouped_splits({item["group"]: {item["key"]} for item in items}, seed) if protocol == "grouped" else {}
-    planned = {
-        split: [item for item in entries if len(wanted_windows(protocol, split, seed, item["group"], item["rows"]))]
-        for split, entries in plan_items(protocol, items, split_of).items()
-    }
+    planned = plan_items(protocol, seed, items, split_of, lambda item: (item["group"], item["rows"]))
     recipe = {
         "generator": "processing.radioml",
         "protocol": protocol,

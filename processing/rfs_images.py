@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from processing.converting import ConversionArguments, grouped_splits, plan_items, run_converter, wanted_windows
+from processing.converting import ConversionArguments, grouped_splits, plan_items, run_converter
 from processing.recordings import read_recording
 from processing.schema import image_features
 from processing.writing import fingerprint, write_dataset
@@ -135,10 +135,7 @@ def convert(
     for item in items:
         labels_of.setdefault(item["group"], set()).add(item["label"])
     split_of = grouped_splits(labels_of, seed) if protocol == "grouped" else {}
-    planned = {
-        split: [item for item in entries if len(wanted_windows(protocol, split, seed, item["recording"], 1))]
-        for split, entries in plan_items(protocol, items, split_of).items()
-    }
+    planned = plan_items(protocol, seed, items, split_of)
     recipe = {
         "generator": "processing.rfs_images",
         "protocol": protocol,

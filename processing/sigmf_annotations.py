@@ -194,12 +194,7 @@ def convert(
         pairs = [{"file_name": name, "label": label} for name, labels in labels_of.items() for label in labels]
         splits = assign_splits(pairs, test_fraction=0.2, validation_fraction=0.1, seed=seed)
         split_of = {pair["file_name"]: split for pair, split in zip(pairs, splits)}
-    items = plan_items(protocol, recordings, split_of)
-    for split in items:
-        if not any(
-            len(wanted_windows(protocol, split, seed, item["group"], len(item["windows"]))) for item in items[split]
-        ):
-            raise ValueError(f"expected windows in every split of {folder}, found none drawn for {split}: too few")
+    items = plan_items(protocol, seed, recordings, split_of, lambda item: (item["group"], len(item["windows"])))
 
     files = [folder / name for item in recordings for name in item["files"]]
     recipe = {"generator": "processing.sigmf_annotations"}

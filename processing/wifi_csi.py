@@ -382,12 +382,7 @@ def convert(
     if protocol == "grouped":
         splits = assign_splits(rows, test_fraction=0.2, validation_fraction=0.1, seed=seed)
         split_of = {row["group"]: split for row, split in zip(rows, splits)}
-    items = plan_items(protocol, rows, split_of)
-    for split in items:
-        if not any(
-            len(wanted_windows(protocol, split, seed, row["file_name"], len(row["starts"]))) for row in items[split]
-        ):
-            raise ValueError(f"expected windows in every split of {folder}, found none drawn for {split}: too few")
+    items = plan_items(protocol, seed, rows, split_of, lambda row: (row["file_name"], len(row["starts"])))
 
     names = ["metadata.csv", *(row["file_name"] for row in rows)]
     recipe = {"generator": "processing.wifi_csi"}
