@@ -88,11 +88,25 @@ def simo_channel(rng, num_antennas, delay_spread_s, k_factor_db, num_paths=20):
     return Channel(delays, steering * amplitudes)
 
 
+def frequency_response(channel, num_bins, sampling_rate_hz):
+    """(antennas, num_bins) complex64 response at the frequencies of `scipy.fft.fftfreq`.
+
+    On an even grid a path's phasors are a product of coarse and fine steps, which takes far fewer exponentials.
+    """
+    num_fine = int(np.ceil(np.sqrt(num_bins)))
+    coarse = np.arange(0, num_bins, num_fine) - num_bins // 2
+    cycles_per_bin = channel.delays_s * (sampling_rate_hz / num_bins)
+    coarse_phasors = np.exp(-2j * np.pi * np.outer(coarse, cycles_per_bin))
+    fine_phasors = np.exp(-2j * np.pi * np.outer(cycles_per_bin, np.arange(num_fine))).astype(np.complex64)
+    weighted = (channel.gains[:, None, :] * coarse_phasors).astype(np.complex64)
+    response = (weighted @ fine_phasors).reshape(len(weighted), -1)[:, :num_bins]
+    return fft.ifftshift(response, axes=-1)
+
+
 def apply_channel(samples, channel, sampling_rate_hz):
     """(time,) -> (antennas, time), with fractional delays applied in the frequency domain.
 
     The convolution is circular: the caller cuts off the ends, by more than the longest delay.
     """
-    frequency = fft.fftfreq(len(samples), 1 / sampling_rate_hz)
-    response = channel.gains @ np.exp(-2j * np.pi * np.outer(channel.delays_s, frequency))
-    return fft.ifft(response.astype(np.complex64) * fft.fft(samples), axis=-1)
+    response = frequency_response(channel, len(samples), sampling_rate_hz)
+    return fft.ifft(response * fft.fft(samples), axis=-1)

@@ -8,7 +8,7 @@ from functools import lru_cache
 
 import numpy as np
 from scipy import fft
-from scipy.signal import oaconvolve
+from scipy.signal import oaconvolve, upfirdn
 
 GSM_SYMBOL_RATE_HZ = 1625e3 / 6  # 3GPP TS 45.004
 LORA_PREAMBLE_SYMBOLS = 12.25  # eight up-chirps, two of sync word, two and a quarter down
@@ -65,9 +65,8 @@ def root_raised_cosine(rolloff, samples_per_symbol, span_symbols=8):
 def shape_pulses(symbols, samples_per_symbol, rolloff):
     """Root raised cosine pulses, one symbol every `samples_per_symbol` samples; the filter's run-in is cut off."""
     taps = root_raised_cosine(rolloff, samples_per_symbol)
-    impulses = np.zeros(len(symbols) * samples_per_symbol, np.complex64)
-    impulses[::samples_per_symbol] = symbols * np.sqrt(samples_per_symbol)
-    return oaconvolve(impulses, taps, mode="valid")
+    pulses = upfirdn(taps, symbols * np.float32(np.sqrt(samples_per_symbol)), up=samples_per_symbol)
+    return pulses[len(taps) - 1 : len(symbols) * samples_per_symbol]
 
 
 def linear_modulation(rng, modulation, num_samples, samples_per_symbol, rolloff=0.35):
