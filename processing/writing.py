@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import datasets
+import multiprocess
+import torch
 from datasets import Features, GeneratorBasedBuilder, SplitGenerator
 
 RECIPE_FILE = "generation.json"
@@ -35,6 +37,10 @@ class _FolderBuilder(GeneratorBasedBuilder):
         ]
 
     def _generate_examples(self, split, items):
+        if multiprocess.parent_process() is not None:
+            torch.set_num_threads(
+                1
+            )  # a process made by fork must not enter its parent's OpenMP threads: it would hang
         for name, (position, item) in zip(split, items):
             for number, row in enumerate(self.row_function(name, item)):
                 yield f"{position}-{number}", {**row, "split": name}
