@@ -27,7 +27,7 @@ IQ_SETTINGS = {"carrier_shift": 0.5}
 # set -> window, family, its pretraining run and fine-tuning epochs
 SETS = {
     "ism433-4096": (4096, "iq", "pretrain-ism433", 40),
-    "ism433-32768": (32768, "iq", "pretrain-ism433", 60),
+    "ism433-32768": (32768, "iq", "pretrain-ism433", 25),
     "csi-har": (None, "image", "pretrain-csi-har", 60),
 }
 
