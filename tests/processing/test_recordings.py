@@ -5,6 +5,7 @@ import struct
 
 import numpy as np
 import pytest
+import sigmf
 import scipy.io
 from PIL import Image
 from scipy.io import wavfile
@@ -73,7 +74,6 @@ def test_sigmf(tmp_path, datatype, name):
 
 
 def test_sigmf_written_by_its_library(tmp_path):
-    sigmf = pytest.importorskip("sigmf")
     meta = sigmf.fromarray(IQ)
     meta.sample_rate = 1e6
     meta.tofile(tmp_path / "x")
