@@ -5,8 +5,8 @@ import struct
 
 import numpy as np
 import pytest
-import sigmf
 import scipy.io
+import sigmf
 from PIL import Image
 from scipy.io import wavfile
 
