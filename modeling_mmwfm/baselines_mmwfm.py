@@ -1,5 +1,7 @@
 """What a pretrained encoder has to beat: linear models on hand-made features and nearest neighbours on log-spectra."""
 
+from pathlib import Path
+
 import numpy as np
 import torch
 from datasets import Dataset, concatenate_datasets
@@ -9,7 +11,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from tqdm.auto import tqdm
 
-from .evaluation_mmwfm import score
+from .evaluation_mmwfm import RESULTS_FILE, report, score, write_predictions
+from .files_mmwfm import write_json
+from .targets_mmwfm import draw_rows, target_column
 
 SPECTRUM_BINS = 64
 NUM_BANDS = 16
@@ -95,29 +99,88 @@ def measure(rows: Dataset, batch_size: int = 64) -> dict[str, np.ndarray]:
     return {name: np.concatenate(parts) for name, parts in found.items()}
 
 
-def make_model(name: str, regression: bool):
+def make_model(name: str, regression: bool, num_rows: int):
     if name.startswith("linear"):
         head = Ridge(alpha=10.0) if regression else LogisticRegression(C=0.3, class_weight="balanced", max_iter=500)
+    elif regression:
+        head = KNeighborsRegressor(min(5, num_rows), weights="distance")
     else:
-        head = KNeighborsRegressor(5, weights="distance") if regression else KNeighborsClassifier(1)
+        head = KNeighborsClassifier(1)
     return make_pipeline(StandardScaler(), head)
 
 
-def fit_and_score(name: str, train, train_targets, test, test_targets) -> dict[str, float]:
-    """Metrics of one baseline, as of a fine-tuned model."""
-    regression = train_targets.ndim == 2
-    model = make_model(name, regression).fit(train, train_targets)
-    predictions = model.predict(test)
-    if not regression:
-        predictions = np.eye(int(max(train_targets.max(), test_targets.max())) + 1)[predictions]
-    return score(predictions, test_targets, regression)
+def fit(name: str, features: np.ndarray, targets: np.ndarray, num_labels: int):
+    """Fit a baseline -> a function from features (rows, F) to `logits` (rows, num_labels), as of a model: log
+    probabilities of classes (votes of the nearest neighbour), or metres."""
+    model = make_model(name, targets.ndim > 1, len(targets)).fit(features, targets)
+    if targets.ndim > 1:
+        return lambda values: model.predict(values).reshape(-1, num_labels)
+
+    def logits(values: np.ndarray) -> np.ndarray:
+        found = np.full((len(values), num_labels), -np.inf)  # of classes without a training row
+        with np.errstate(divide="ignore"):
+            found[:, model.classes_] = np.log(model.predict_proba(values))
+        return found
+
+    return logits
 
 
-def run_baselines(splits: dict[str, Dataset], seed: int = 0) -> dict[str, dict[str, dict[str, float]]]:
+def count_labels(rows: Dataset) -> int:
+    """Classes, or axes of positions."""
+    column = target_column(rows)
+    return rows.features["label"].num_classes if column == "label" else len(rows[0]["position"])
+
+
+def measure_splits(splits: dict[str, Dataset]) -> dict[str, dict[str, np.ndarray]]:
+    """`measure` of every split: what `fit_baseline` takes, for any budget and seed."""
+    return {split: measure(rows) for split, rows in splits.items()}
+
+
+def fit_baseline(
+    name: str,
+    splits: dict[str, Dataset],
+    features: dict[str, dict[str, np.ndarray]],
+    samples_per_class: int | None = None,
+    seed: int = 0,
+    output_dir: str | Path | None = None,
+) -> dict:
+    """A baseline in the place of `finetune`: the same training rows for a budget and seed, and the same files.
+
+    Args:
+        name: a key of `FEATURES`.
+        splits: "train" and any of "validation" and "test", in NumPy format.
+        features: of `measure_splits`.
+        output_dir: for `test_results.json` and `<split>_predictions.npz`.
+
+    Returns:
+        results of the validation and test splits.
+    """
+    column, num_labels = target_column(splits["train"]), count_labels(splits["train"])
+    targets = {split: np.asarray(rows[column][:]) for split, rows in splits.items()}
+    rows = draw_rows(targets["train"], samples_per_class, seed)
+    predict = fit(name, features["train"][name][rows], targets["train"][rows], num_labels)
+    if output_dir is not None:
+        Path(output_dir).mkdir(parents=True, exist_ok=True)
+    results = {"trained_rows": len(rows)}
+    for split in [split for split in ("validation", "test") if split in splits]:
+        logits = predict(features[split][name])
+        results[split] = {**report(logits, targets[split], column == "position"), "rows": len(logits)}
+        if output_dir is not None:
+            write_predictions(Path(output_dir), split, logits, targets[split])
+    if output_dir is not None:
+        write_json(Path(output_dir) / RESULTS_FILE, results)
+    return results
+
+
+def run_baselines(
+    splits: dict[str, Dataset], seed: int = 0, samples_per_class: int | None = None
+) -> dict[str, dict[str, dict[str, float]]]:
     """Baselines under the set's own grouped splits, and under a random fifth of all rows as in the paper's protocol.
 
     Args:
         splits: "train" and "test" (or, without one, "validation"), in NumPy format, with `label` or `position`.
+        seed: of the random fifth and of the label budget.
+        samples_per_class: label budget, see `draw_rows`.
 
     Returns:
         protocol ("grouped", "paper") -> baseline -> metrics. The difference is what the paper's protocol leaks.
@@ -128,19 +191,19 @@ def run_baselines(splits: dict[str, Dataset], seed: int = 0) -> dict[str, dict[s
     held_out = "test" if "test" in splits else "validation"
     if "train" not in splits or held_out not in splits:
         raise ValueError(f"expected splits train and test or validation, found {sorted(splits)}")
-    column = "position" if "position" in splits["train"].column_names else "label"
-    if column not in splits["train"].column_names:
-        raise ValueError(f"expected a column `label` or `position`, found {splits['train'].column_names}")
+    column, num_labels = target_column(splits["train"]), count_labels(splits["train"])
     rows = concatenate_datasets([splits["train"], splits[held_out]])
     targets, features = np.asarray(rows[column][:]), measure(rows)
     is_test = {
         "grouped": np.arange(len(rows)) >= len(splits["train"]),
         "paper": np.random.default_rng(seed).random(len(rows)) < PAPER_HELD_OUT_SHARE,
     }
-    return {
-        protocol: {
-            name: fit_and_score(name, values[~test], targets[~test], values[test], targets[test])
-            for name, values in features.items()
-        }
-        for protocol, test in is_test.items()
-    }
+    results = {}
+    for protocol, test in is_test.items():
+        train = np.flatnonzero(~test)
+        train = train[draw_rows(targets[train], samples_per_class, seed)]
+        results[protocol] = {}
+        for name, values in features.items():
+            logits = fit(name, values[train], targets[train], num_labels)(values[test])
+            results[protocol][name] = score(logits, targets[test], column == "position")
+    return results

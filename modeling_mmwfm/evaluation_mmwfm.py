@@ -1,6 +1,6 @@
 """Predictions of an adapted model on a split, scored and drawn."""
 
-import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +9,10 @@ from datasets import Dataset
 from tqdm.auto import tqdm
 
 from .figures_mmwfm import plot_confusion, plot_error_distribution
+from .files_mmwfm import write_json
 from .metrics_mmwfm import ClassificationReport, LocalizationError
+
+RESULTS_FILE = "test_results.json"
 
 
 @torch.no_grad()
@@ -39,19 +42,30 @@ def report(logits: np.ndarray, labels: np.ndarray, regression: bool) -> dict:
     )
 
 
-def evaluate_task(model, rows: Dataset, collator, output_dir: str | Path, split: str, batch_size: int = 64) -> dict:
-    """Score one split and write `<split>_results` as JSON and a figure: confusion matrix, or distribution of errors."""
+def write_predictions(folder: Path, split: str, logits: np.ndarray, labels: np.ndarray) -> None:
+    """`<split>_predictions.npz`: `logits` (rows, num_labels), class scores or metres, and `labels`, in row order."""
+    unfinished = folder / f".{split}_predictions.{os.getpid()}.npz"
+    np.savez(unfinished, logits=logits, labels=labels)
+    unfinished.replace(folder / f"{split}_predictions.npz")
+
+
+def evaluate_task(
+    model, rows: Dataset, collator, output_dir: str | Path, split: str, batch_size: int = 64, figures: bool = True
+) -> dict:
+    """Score one split; write `<split>_metrics.json`, `<split>_predictions.npz` and, if `figures`, a confusion matrix or
+    distribution of errors (PNG)."""
     output_dir = Path(output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
     regression = model.config.problem_type == "regression"
     logits, labels = predict(model, rows, collator, batch_size)
     result = {**report(logits, labels, regression), "rows": len(rows)}
-    if regression:
+    write_predictions(output_dir, split, logits, labels)
+    if figures and regression:
         errors_m = np.linalg.norm(logits - labels, axis=-1)
         plot_error_distribution(errors_m, output_dir / f"{split}_error.png", f"{split}, {len(rows)} positions")
-    else:
+    elif figures:
         names = [model.config.id2label[number] for number in range(model.config.num_labels)]
         title = f"{split}: mean per-class accuracy {100 * result['mean_class_accuracy']:.1f} %"
         plot_confusion(np.asarray(result["confusion_matrix"]), names, output_dir / f"{split}_confusion.png", title)
-    (output_dir / f"{split}_metrics.json").write_text(json.dumps(result, indent=1))
+    write_json(output_dir / f"{split}_metrics.json", result)
     return result

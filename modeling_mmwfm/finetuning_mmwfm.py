@@ -1,31 +1,31 @@
 """Adapting a pretrained encoder to a task: which parameters train, how, and loading the result."""
 
 import json
-import re
+import math
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import torch
 from datasets import Dataset
-from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import Trainer, TrainingArguments
+from peft import PeftModel
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    PreTrainedConfig,
+    PreTrainedModel,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
 
 from .cards_mmwfm import write_task_card
-from .configuration_mmwfm import MMWFMConfig
 from .data_collator_mmwfm import MMWFMDataCollator
-from .evaluation_mmwfm import evaluate_task, score
-from .modeling_mmwfm import MMWFMForSequenceClassification
+from .evaluation_mmwfm import RESULTS_FILE, evaluate_task, score
+from .files_mmwfm import write_json
 from .processing_mmwfm import MMWFMProcessor
-
-REGIMES = "lp, ft<k>, lora, strict, full or scratch"
-# Modules that adapt a family's input to the encoder; position tables are computed and never train.
-INPUT_MODULES = {
-    "iq": ("projection", "affine", "positions.antenna_embeddings"),
-    "image": ("projection", "affine", "channel_adapter"),
-}
-RESULTS_FILE = "test_results.json"
+from .regimes_mmwfm import PARTS, REGIMES, apply_regime, decayed_groups
+from .targets_mmwfm import draw_labels, target_settings
 
 
 @dataclass
@@ -48,107 +48,44 @@ class FinetuningArguments:
     lora_alpha: float = 64
     pooling: str | None = field(default=None, metadata={"help": "cls or mean; default: the checkpoint's"})
     carrier_shift: float = field(default=0.0, metadata={"help": "random carrier shift, share of the sampling rate"})
+    random_encoder: bool = field(
+        default=False,
+        metadata={
+            "help": "fresh weights of the checkpoint's configuration, adapted by the same regime: the control that every "
+            "pretrained encoder has to beat"
+        },
+    )
+    samples_per_class: int | None = field(
+        default=None,
+        metadata={"help": "label budget: training rows of each class, drawn by seed; of a regression, in all"},
+    )
+    min_steps: int = field(
+        default=0, metadata={"help": "train for at least this many steps: epochs are raised for small label budgets"}
+    )
+    results_only: bool = field(
+        default=False, metadata={"help": "keep results and predictions, no weights, figures or card"}
+    )
     seed: int = 0
 
 
-def input_modules(model: MMWFMForSequenceClassification, families) -> list[str]:
-    """Names of the modules before the encoder that stay trainable for these input families."""
-    names = [f"mmwfm.{family}_embeddings.{part}" for family in families for part in INPUT_MODULES[family]]
-    modules = dict(model.named_modules())
-    return [name for name in names if modules.get(name) is not None]
+class KeepBest(TrainerCallback):
+    """Holds what trains, as it was at the best evaluation, in memory instead of checkpoints on disk."""
+
+    def __init__(self):
+        self.value, self.state = None, {}
+
+    def on_evaluate(self, args, state, control, model=None, metrics=None, **kwargs):
+        value = metrics[f"eval_{args.metric_for_best_model}"] * (1 if args.greater_is_better else -1)
+        if self.value is None or value > self.value:
+            trained = [(name, value) for name, value in model.named_parameters() if value.requires_grad]
+            self.value = value
+            self.state = {name: tensor.detach().clone() for name, tensor in [*trained, *model.named_buffers()]}
+
+    def restore(self, model: torch.nn.Module):
+        model.load_state_dict(self.state, strict=False)
 
 
-def apply_regime(
-    model: MMWFMForSequenceClassification, regime: str, families, lora_rank: int = 32, lora_alpha: float = 64
-) -> MMWFMForSequenceClassification | PeftModel:
-    """Set what trains.
-
-    Args:
-        regime: "lp" (head, input projections with their affine, antenna vectors), "ft<k>" (and the last k blocks),
-            "lora" (and rank-stabilised adapters on query and value of every block), "strict" (head and CLS), "full"
-            and "scratch" (everything but the parts of other input families).
-        families: input families of the task, "iq", "image" or both.
-
-    Raises:
-        ValueError: unknown regime, or more blocks than there are.
-    """
-    if not re.fullmatch(r"lp|ft\d+|lora|strict|full|scratch", regime):
-        raise ValueError(f"`regime`: expected {REGIMES}, found {regime!r}")
-    blocks = int(regime[2:]) if regime.startswith("ft") else 0
-    if blocks > model.config.num_hidden_layers:
-        raise ValueError(f"`regime`: expected at most ft{model.config.num_hidden_layers}, found {regime}")
-    inputs = input_modules(model, families)
-    if regime == "lora":
-        config = LoraConfig(
-            r=lora_rank,
-            lora_alpha=lora_alpha,
-            use_rslora=True,
-            target_modules=["q_proj", "v_proj"],
-            modules_to_save=[*inputs, "classifier"],
-        )
-        return get_peft_model(model, config)
-    everything = regime in ("full", "scratch")
-    model.requires_grad_(everything)
-    for family in set(INPUT_MODULES) - set(families):
-        if (part := model.mmwfm.embeddings_of(family)) is not None:
-            part.requires_grad_(False)
-    trainable = [model.classifier]
-    if regime == "strict":
-        model.mmwfm.cls_token.requires_grad_(True)
-    else:
-        trainable += [model.get_submodule(name) for name in inputs]
-        trainable += model.mmwfm.layers[model.config.num_hidden_layers - blocks :]
-    for module in trainable:
-        module.requires_grad_(True)
-    return model
-
-
-def decayed_groups(model: torch.nn.Module, arguments: FinetuningArguments, num_layers: int) -> list[dict]:
-    """Parameter groups: learning rate falls by `layer_decay` from block to block towards the input."""
-    learning_rate = arguments.base_learning_rate * arguments.batch_size / 256
-    layer_decay = 1.0 if arguments.regime == "scratch" else arguments.layer_decay
-    groups = {}
-    for name, parameter in model.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        block = re.search(r"mmwfm\.layers\.(\d+)\.", name)
-        depth = int(block[1]) + 1 if block else 0 if "_embeddings." in name or "cls_token" in name else num_layers + 1
-        decay = arguments.weight_decay if parameter.squeeze().ndim > 1 else 0.0
-        group = groups.setdefault((depth, decay), {"params": [], "weight_decay": decay})
-        group["lr"] = learning_rate * layer_decay ** (num_layers + 1 - depth)
-        group["params"].append(parameter)
-    return list(groups.values())
-
-
-def target_settings(rows: Dataset) -> tuple[str, dict]:
-    """Target column of a task's training rows and the configuration of its head.
-
-    Raises:
-        ValueError: no target, or one class only.
-    """
-    if "position" in rows.column_names:
-        positions = np.asarray(rows["position"][:], dtype=np.float64)
-        low, high = positions.min(0), positions.max(0)
-        return "position", {
-            "problem_type": "regression",
-            "num_labels": positions.shape[1],
-            "label_min": low.tolist(),
-            "label_max": high.tolist(),
-        }
-    if "label" not in rows.column_names:
-        raise ValueError(f"expected a column `label` or `position`, found {rows.column_names}")
-    names = rows.features["label"].names
-    found = np.unique(np.asarray(rows["label"][:]))
-    if len(found) < 2:
-        raise ValueError(f"expected at least two classes in the training set, found {[names[i] for i in found]}")
-    return "label", {
-        "problem_type": "single_label_classification",
-        "id2label": dict(enumerate(names)),
-        "label2id": {name: number for number, name in enumerate(names)},
-    }
-
-
-def load_adapted(folder: str | Path) -> MMWFMForSequenceClassification | PeftModel:
+def load_adapted(folder: str | Path) -> PreTrainedModel | PeftModel:
     """A fine-tuned model, or an adapter on the base it names; with the head's configuration from the folder.
 
     Raises:
@@ -156,17 +93,93 @@ def load_adapted(folder: str | Path) -> MMWFMForSequenceClassification | PeftMod
     """
     folder = Path(folder)
     if not (folder / "adapter_config.json").is_file():
-        return MMWFMForSequenceClassification.from_pretrained(folder).eval()
+        return AutoModelForSequenceClassification.from_pretrained(folder).eval()
     base_name = json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"]
-    config, base_config = MMWFMConfig.from_pretrained(folder), MMWFMConfig.from_pretrained(base_name)
-    for key in ("hidden_size", "num_hidden_layers", "num_attention_heads", "patch_size", "segment_length"):
+    config, base_config = AutoConfig.from_pretrained(folder), AutoConfig.from_pretrained(base_name)
+    for key in ("model_type", *PARTS[config.model_type].sizes):
         if getattr(config, key) != getattr(base_config, key):
             raise ValueError(
                 f"expected a base model with `{key}` {getattr(config, key)}, which the adapter {folder} was trained "
                 f"on, found {getattr(base_config, key)} in {base_name}"
             )
-    base = MMWFMForSequenceClassification.from_pretrained(base_name, config=config)
+    base = AutoModelForSequenceClassification.from_pretrained(base_name, config=config)
     return PeftModel.from_pretrained(base, folder).eval()
+
+
+def task_config(base: str, train: Dataset, pooling: str | None) -> tuple[str, list[str], PreTrainedConfig]:
+    """Target column and input families of a task, and the checkpoint's configuration with the task's head.
+
+    Raises:
+        ValueError: the checkpoint is no model that can be adapted, or has no part for a family, or no such pooling.
+    """
+    column, settings = target_settings(train)
+    families = [family for family in ("iq", "image") if family in train.column_names]
+    config = AutoConfig.from_pretrained(base, **settings)
+    if config.model_type not in PARTS:
+        raise ValueError(f"{base}: expected a model of type {' or '.join(PARTS)}, found {config.model_type}")
+    if absent := set(families) - set(config.modalities):
+        raise ValueError(f"{base}: expected input of the modalities {list(config.modalities)}, found {sorted(absent)}")
+    if "image" in families and (channels := len(train[0]["image"])) != config.num_channels:
+        config.input_channels = channels
+    if pooling:
+        if not hasattr(config, "pooling"):
+            raise ValueError(f"`pooling`: expected none for a model of type {config.model_type}, found {pooling!r}")
+        config.pooling = pooling
+    return column, families, config
+
+
+def make_model(base: str, config: PreTrainedConfig, families, arguments) -> PreTrainedModel | PeftModel:
+    """Pretrained or fresh encoder with a new head, ready to be trained by the regime."""
+    torch.manual_seed(arguments.seed)
+    if arguments.regime == "scratch" or arguments.random_encoder:
+        model = AutoModelForSequenceClassification.from_config(config)
+    else:
+        model = AutoModelForSequenceClassification.from_pretrained(base, config=config)
+    return apply_regime(model, arguments.regime, families, arguments.lora_rank, arguments.lora_alpha)
+
+
+def make_trainer(model, train: Dataset, validation: Dataset, collator, arguments: FinetuningArguments) -> Trainer:
+    """Evaluates as often as there are epochs and ends with the weights of the best evaluation."""
+    regression = model.config.problem_type == "regression"
+    learning_rate = arguments.base_learning_rate * arguments.batch_size / 256
+    layer_decay = 1.0 if arguments.regime == "scratch" else arguments.layer_decay
+    groups = decayed_groups(model, learning_rate, layer_decay, arguments.weight_decay)
+    steps = max(arguments.num_train_epochs * math.ceil(len(train) / arguments.batch_size), arguments.min_steps)
+    eval_steps = math.ceil(steps / arguments.num_train_epochs)
+    return Trainer(
+        model=model,
+        args=TrainingArguments(
+            output_dir=str(Path(arguments.output_dir) / "checkpoints"),
+            max_steps=steps,
+            per_device_train_batch_size=arguments.batch_size,
+            per_device_eval_batch_size=arguments.batch_size,
+            learning_rate=learning_rate,
+            warmup_steps=int(arguments.warmup_epochs / arguments.num_train_epochs * steps),
+            lr_scheduler_type="cosine_with_min_lr",
+            lr_scheduler_kwargs={"min_lr": arguments.min_learning_rate},
+            label_smoothing_factor=0.0 if regression else arguments.label_smoothing,
+            eval_strategy="steps",
+            save_strategy="no" if arguments.results_only else "steps",
+            logging_strategy="steps",
+            eval_steps=eval_steps,
+            save_steps=eval_steps,
+            logging_steps=eval_steps,
+            save_total_limit=1,
+            load_best_model_at_end=not arguments.results_only,
+            metric_for_best_model="mean_error_m" if regression else "mean_class_accuracy",
+            greater_is_better=not regression,
+            label_names=["labels"],
+            remove_unused_columns=False,
+            dataloader_pin_memory=torch.cuda.is_available(),
+            report_to=[],
+            seed=arguments.seed,
+        ),
+        train_dataset=train,
+        eval_dataset=validation,
+        data_collator=collator,
+        compute_metrics=lambda prediction: score(prediction.predictions, prediction.label_ids, regression),
+        optimizers=(torch.optim.AdamW(groups, betas=(0.9, 0.999)), None),
+    )
 
 
 def finetune(
@@ -195,81 +208,52 @@ def finetune(
             raise ValueError(f"expected {output_dir} to be new or a run of the same arguments, other: {changed}")
         if (output_dir / RESULTS_FILE).is_file():
             return json.loads((output_dir / RESULTS_FILE).read_text())
+    if arguments.num_train_epochs < 1:
+        raise ValueError(f"`num_train_epochs`: expected at least 1, found {arguments.num_train_epochs}")
     for split in ("train", "validation"):
         if split not in splits:
             raise ValueError(f"expected splits train and validation, found {sorted(splits)}")
-    train = splits["train"]
-    column, head = target_settings(train)
-    families = [family for family in ("iq", "image") if family in train.column_names]
-    if arguments.pooling:
-        head["pooling"] = arguments.pooling
-    if "image" in families and (channels := len(train[0]["image"])) != MMWFMConfig.from_pretrained(base).num_channels:
-        head["input_channels"] = channels
-
-    torch.manual_seed(arguments.seed)
-    config = MMWFMConfig.from_pretrained(base, **head)
-    if arguments.regime == "scratch":
-        model = MMWFMForSequenceClassification(config)
-    else:
-        model = MMWFMForSequenceClassification.from_pretrained(base, config=config)
-    model = apply_regime(model, arguments.regime, families, arguments.lora_rank, arguments.lora_alpha)
+    train = draw_labels(splits["train"], arguments.samples_per_class, arguments.seed)
+    column, families, config = task_config(base, train, arguments.pooling)
+    model = make_model(base, config, families, arguments)
 
     output_dir.mkdir(parents=True, exist_ok=True)
-    (output_dir / "run.json").write_text(json.dumps(run, indent=1))
-    regression = column == "position"
-    steps_per_epoch = -(-len(train) // arguments.batch_size)
-    trainer = Trainer(
-        model=model,
-        args=TrainingArguments(
-            output_dir=str(output_dir / "checkpoints"),
-            num_train_epochs=arguments.num_train_epochs,
-            per_device_train_batch_size=arguments.batch_size,
-            per_device_eval_batch_size=arguments.batch_size,
-            learning_rate=arguments.base_learning_rate * arguments.batch_size / 256,
-            warmup_steps=int(arguments.warmup_epochs * steps_per_epoch),
-            lr_scheduler_type="cosine_with_min_lr",
-            lr_scheduler_kwargs={"min_lr": arguments.min_learning_rate},
-            label_smoothing_factor=0.0 if regression else arguments.label_smoothing,
-            eval_strategy="epoch",
-            save_strategy="epoch",
-            logging_strategy="epoch",
-            save_total_limit=1,
-            load_best_model_at_end=True,
-            metric_for_best_model="mean_error_m" if regression else "mean_class_accuracy",
-            greater_is_better=not regression,
-            label_names=["labels"],
-            remove_unused_columns=False,
-            dataloader_pin_memory=torch.cuda.is_available(),
-            report_to=[],
-            seed=arguments.seed,
-        ),
-        train_dataset=train,
-        eval_dataset=splits["validation"],
-        data_collator=MMWFMDataCollator(processor, arguments.carrier_shift, column),
-        compute_metrics=lambda prediction: score(prediction.predictions, prediction.label_ids, regression),
-        optimizers=(
-            torch.optim.AdamW(decayed_groups(model, arguments, config.num_hidden_layers), betas=(0.9, 0.999)),
-            None,
-        ),
-    )
-    has_checkpoint = any((output_dir / "checkpoints").glob("checkpoint-*"))
-    trainer.train(resume_from_checkpoint=has_checkpoint or None)
-    (output_dir / "training_log.json").write_text(json.dumps(trainer.state.log_history, indent=1))
+    write_json(output_dir / "run.json", run)
+    collator = MMWFMDataCollator(processor, arguments.carrier_shift, column)
+    trainer = make_trainer(model, train, splits["validation"], collator, arguments)
+    if arguments.results_only:
+        best = KeepBest()
+        trainer.add_callback(best)
+        trainer.train()
+        best.restore(model)
+    else:
+        has_checkpoint = any((output_dir / "checkpoints").glob("checkpoint-*"))
+        trainer.train(resume_from_checkpoint=has_checkpoint or None)
+    write_json(output_dir / "training_log.json", trainer.state.log_history)
 
-    if isinstance(model, PeftModel):
-        model.peft_config["default"].base_model_name_or_path = str(base)
-        config.save_pretrained(output_dir)  # the adapter's own file does not hold labels
-    model.save_pretrained(output_dir)
-    processor.save_pretrained(output_dir)
     results = {
-        split: evaluate_task(model, splits[split], trainer.data_collator, output_dir, split, arguments.batch_size)
+        split: evaluate_task(
+            model, splits[split], collator, output_dir, split, arguments.batch_size, not arguments.results_only
+        )
         for split in ("validation", "test")
         if split in splits
     }
     results["trained_parameters"] = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    write_task_card(output_dir, results, run)
-    unfinished = output_dir / f".{RESULTS_FILE}"
-    unfinished.write_text(json.dumps(results, indent=1))
-    unfinished.rename(output_dir / RESULTS_FILE)
-    shutil.rmtree(output_dir / "checkpoints")
+    results["trained_rows"] = len(train)
+    if not arguments.results_only:
+        save_adapted(model, base, arguments.random_encoder, output_dir)
+        processor.save_pretrained(output_dir)
+        write_task_card(output_dir, results, run)
+    write_json(output_dir / RESULTS_FILE, results)
+    shutil.rmtree(output_dir / "checkpoints", ignore_errors=True)
     return results
+
+
+def save_adapted(model: PreTrainedModel | PeftModel, base: str, random_encoder: bool, output_dir: Path):
+    """A model as it is, an adapter with the name of its base and the configuration of its head."""
+    if isinstance(model, PeftModel) and random_encoder:
+        model = model.merge_and_unload()  # the base that the adapter would name has other weights
+    if isinstance(model, PeftModel):
+        model.peft_config["default"].base_model_name_or_path = str(base)
+        model.config.save_pretrained(output_dir)  # the adapter's own file does not hold labels
+    model.save_pretrained(output_dir)

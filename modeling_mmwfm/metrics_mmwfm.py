@@ -1,9 +1,11 @@
 """Metrics of classification and localisation, for the `evaluate` library."""
 
+from collections.abc import Sequence
+
 import datasets
 import evaluate
 import numpy as np
-from sklearn.metrics import accuracy_score, confusion_matrix, f1_score
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, confusion_matrix, f1_score
 
 CITATION = "@article{mmwfm, title={Multimodal Wireless Foundation Models}, journal={arXiv:2511.15162}}"
 
@@ -56,3 +58,42 @@ class LocalizationError(evaluate.Metric):
             "median_error_m": float(np.median(errors_m)),
             "p90_error_m": float(np.percentile(errors_m, 90)),
         }
+
+
+INTERFERENCE_NAMES = ("lte", "bpsk-dsss", "qpsk-dsss")
+
+
+def interference_report(
+    logits: np.ndarray, labels: np.ndarray, names: Sequence[str] = INTERFERENCE_NAMES
+) -> dict[str, float]:
+    """Detection and classification of interference, both read from one 3-way head.
+
+    Args:
+        logits: (N, 3) scores of any scale.
+        labels: (N,) classes.
+        names: of the classes: one with "bpsk", one with "qpsk", the third is the undisturbed signal.
+
+    Returns:
+        `intd_accuracy`: mean per-class accuracy of undisturbed against disturbed, by the largest of all three scores;
+        `intc_accuracy`: that of BPSK against QPSK on the disturbed samples alone, by the larger of their two scores.
+
+    Raises:
+        ValueError: other classes, or some class without a sample.
+    """
+    logits, labels = np.asarray(logits), np.asarray(labels)
+    kinds = [[number for number, name in enumerate(names) if kind in name.lower()] for kind in ("bpsk", "qpsk")]
+    if len(names) != 3 or [len(found) for found in kinds] != [1, 1] or logits.shape != (len(labels), 3):
+        raise ValueError(
+            f"expected logits (N, 3) of an undisturbed class, one with 'bpsk' and one with 'qpsk', found "
+            f"{logits.shape} of {list(names)}"
+        )
+    if missing := sorted({0, 1, 2} - set(labels.tolist())):
+        raise ValueError(f"expected samples of each class, found none of {[names[number] for number in missing]}")
+    (bpsk,), (qpsk,) = kinds
+    disturbed = np.isin(labels, [bpsk, qpsk])
+    detected = np.isin(logits.argmax(1), [bpsk, qpsk])
+    is_qpsk = logits[disturbed, qpsk] > logits[disturbed, bpsk]
+    return {
+        "intd_accuracy": float(balanced_accuracy_score(disturbed, detected)),
+        "intc_accuracy": float(balanced_accuracy_score(labels[disturbed] == qpsk, is_qpsk)),
+    }

@@ -1,10 +1,22 @@
 """Baselines see what tells classes apart, and show the leak of the paper's protocol as a number."""
 
+import json
+
 import numpy as np
 import pytest
 from datasets import Array3D, ClassLabel, Dataset, Features, List, Value
 
-from modeling_mmwfm.baselines_mmwfm import bands, image_features, iq_features, log_spectrogram, run_baselines
+from modeling_mmwfm.baselines_mmwfm import (
+    FEATURES,
+    bands,
+    fit_baseline,
+    image_features,
+    iq_features,
+    log_spectrogram,
+    measure_splits,
+    run_baselines,
+)
+from modeling_mmwfm.targets_mmwfm import draw_labels
 
 
 def tones(frequencies, seed, samples=512):
@@ -61,6 +73,37 @@ def test_the_papers_protocol_scores_recordings_that_carry_no_class():
     assert results["grouped"][name]["mean_class_accuracy"] < 0.75
 
 
+@pytest.mark.parametrize("name", FEATURES)
+def test_a_baseline_under_a_label_budget_writes_what_fine_tuning_writes(name, tmp_path):
+    labels = np.arange(80) % 2
+    iq = tones(np.where(labels, 0.1, 0.3), 1)
+    splits = {"train": labelled(iq[:40], labels[:40]), "test": labelled(iq[40:], labels[40:])}
+    features = measure_splits(splits)
+    results = fit_baseline(name, splits, features, samples_per_class=2, seed=3, output_dir=tmp_path)
+    assert results["trained_rows"] == 4 and results["test"]["mean_class_accuracy"] > 0.95
+    assert json.loads((tmp_path / "test_results.json").read_text()) == results
+    predictions = np.load(tmp_path / "test_predictions.npz")
+    assert np.array_equal(predictions["labels"], labels[40:])
+    assert np.mean(predictions["logits"].argmax(1) == labels[40:]) == results["test"]["accuracy"]
+    # the rows are those that fine-tuning would draw
+    few = {**splits, "train": draw_labels(splits["train"], 2, 3)}
+    assert fit_baseline(name, few, measure_splits(few)) == results
+
+
+def test_a_class_without_training_rows_is_never_predicted(tmp_path):
+    features = Features({"iq": Array3D((1, 512, 2), "float32"), "label": ClassLabel(names=["x", "a", "b"])})
+    iq, labels = tones([0.1, 0.3] * 4, 1), [1, 2] * 4
+    rows = Dataset.from_dict({"iq": list(iq), "label": labels}, features).with_format("numpy")
+    fit_baseline(
+        "linear on hand features",
+        {"train": rows, "test": rows},
+        measure_splits({"train": rows, "test": rows}),
+        output_dir=tmp_path,
+    )
+    logits = np.load(tmp_path / "test_predictions.npz")["logits"]
+    assert logits.shape == (8, 3) and np.all(logits[:, 0] == -np.inf) and np.isfinite(logits[:, 1:]).all()
+
+
 def test_positions_are_scored_in_metres():
     rng = np.random.default_rng(4)
     position = rng.uniform(0, 10, (120, 2))
@@ -72,6 +115,9 @@ def test_positions_are_scored_in_metres():
     results = run_baselines({"train": rows.select(range(90)), "test": rows.select(range(90, 120))})
     for numbers in results["grouped"].values():
         assert numbers["mean_error_m"] < 2.0  # a guess of the centre is 3.8 m off
+    few = run_baselines({"train": rows.select(range(90)), "test": rows.select(range(90, 120))}, samples_per_class=3)
+    for name, numbers in few["grouped"].items():
+        assert numbers["mean_error_m"] > results["grouped"][name]["mean_error_m"]
 
 
 def test_missing_splits_and_targets_are_named():

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from huggingface_hub import ModelCard
 from peft import PeftModel
+from scipy.special import softmax
+from sklearn.metrics import log_loss
 
 from modeling_mmwfm import (
     MMWFMConfig,
@@ -16,9 +18,11 @@ from modeling_mmwfm import (
     MMWFMProcessor,
 )
 from modeling_mmwfm.data_collator_mmwfm import MMWFMDataCollator
-from modeling_mmwfm.evaluation_mmwfm import predict
-from modeling_mmwfm.finetuning_mmwfm import FinetuningArguments, apply_regime, finetune, load_adapted, target_settings
-from modeling_mmwfm.metrics_mmwfm import ClassificationReport, LocalizationError
+from modeling_mmwfm.evaluation_mmwfm import evaluate_task, predict
+from modeling_mmwfm.finetuning_mmwfm import FinetuningArguments, finetune, load_adapted
+from modeling_mmwfm.metrics_mmwfm import ClassificationReport, LocalizationError, interference_report
+from modeling_mmwfm.regimes_mmwfm import apply_regime
+from modeling_mmwfm.targets_mmwfm import draw_labels, target_settings
 from tests.small_sets import PRESETS, image_rows, run_pretraining, tiny_processor, tone_rows
 
 
@@ -146,6 +150,116 @@ def test_training_sets_of_one_class_are_refused():
     rows = tone_rows(8, "train", 0)
     with pytest.raises(ValueError, match="at least two classes.*'positive'"):
         target_settings(rows.select([1, 3, 5]))
+
+
+def test_an_axis_on_which_nothing_moves_gets_a_box_of_a_metre():
+    rows = image_rows(8, "train", 0)
+    place_m = float(rows[0]["position"][0])
+    _, head = target_settings(rows.select([0, 0]))
+    assert (head["label_min"], head["label_max"]) == ([place_m - 0.5], [place_m + 0.5])
+    assert target_settings(rows)[1]["label_min"] == [min(float(row["position"][0]) for row in rows)]
+
+
+def test_a_label_budget_draws_so_many_rows_of_each_class_and_a_larger_one_holds_a_smaller():
+    rows = tone_rows(40, "train", 0).select([*range(30), 31, 33, 35])  # 15 of class 0, 18 of class 1
+    few, more, again, other = (
+        list(draw_labels(rows, n, seed)["recording"]) for n, seed in [(2, 0), (6, 0), (6, 0), (6, 1)]
+    )
+    assert set(few) < set(more) and more == again and more != other
+    assert np.bincount(draw_labels(rows, 6, 0)["label"][:]).tolist() == [6, 6]
+    assert np.bincount(draw_labels(rows, 16, 0)["label"][:]).tolist() == [15, 16]
+    assert draw_labels(rows, None, 0) is rows
+    assert len(draw_labels(image_rows(20, "train", 0), 7, 0)) == 7
+    with pytest.raises(ValueError, match="`samples_per_class`: expected at least 1, found 0"):
+        draw_labels(rows, 0, 0)
+
+
+def read_run(folder):
+    results = json.loads((folder / "test_results.json").read_text())
+    return results, json.loads((folder / "training_log.json").read_text()), {path.name for path in folder.iterdir()}
+
+
+def test_a_small_budget_trains_for_the_least_steps_and_is_evaluated_as_often_as_there_are_epochs(pretrained, tmp_path):
+    arguments = finetuning_arguments(
+        tmp_path / "run", "lp", num_train_epochs=4, min_steps=10, samples_per_class=1, results_only=True
+    )
+    finetune(str(pretrained), MMWFMProcessor.from_pretrained(pretrained), tone_splits(), arguments)
+    results, log, _ = read_run(tmp_path / "run")
+    assert results["trained_rows"] == 2 and results["validation"]["rows"] == 16
+    assert [row["step"] for row in log if "eval_loss" in row] == [3, 6, 9, 10]
+    rates = [row["learning_rate"] for row in log if "learning_rate" in row]
+    assert rates == sorted(rates, reverse=True)  # warm-up is a quarter, as of the epochs
+
+
+def test_results_only_leaves_predictions_and_numbers_of_the_best_epoch(pretrained, tmp_path):
+    processor, splits = MMWFMProcessor.from_pretrained(pretrained), tone_splits()
+    # The rate is so high that the last epochs are not the best.
+    changes = dict(num_train_epochs=6, base_learning_rate=2.0, seed=1)
+    kept = finetune(str(pretrained), processor, splits, finetuning_arguments(tmp_path / "all", "ft1", **changes))
+    arguments = finetuning_arguments(tmp_path / "run", "ft1", **changes, results_only=True)
+    assert finetune(str(pretrained), processor, splits, arguments) == kept
+    results, log, files = read_run(tmp_path / "run")
+    assert files == {
+        *("run.json", "training_log.json", "test_results.json", "validation_metrics.json", "test_metrics.json"),
+        *("validation_predictions.npz", "test_predictions.npz"),
+    }
+    log = [row for row in log if "eval_loss" in row]
+    best = max(log, key=lambda row: row["eval_mean_class_accuracy"])  # the first of several
+    assert best["eval_mean_class_accuracy"] == results["validation"]["mean_class_accuracy"]
+    predictions = np.load(tmp_path / "run" / "validation_predictions.npz")
+    loss = log_loss(predictions["labels"], softmax(predictions["logits"], axis=1))
+    assert loss == pytest.approx(best["eval_loss"], rel=1e-3) and loss != pytest.approx(log[-1]["eval_loss"], rel=0.5)
+    predictions = np.load(tmp_path / "run" / "test_predictions.npz")
+    assert predictions["logits"].shape == (16, 2)
+    assert np.array_equal(predictions["labels"], splits["test"]["label"][:])
+    assert np.mean(predictions["logits"].argmax(1) == predictions["labels"]) == results["test"]["accuracy"]
+    assert finetune(str(pretrained), processor, splits, arguments) == results
+
+
+@pytest.mark.parametrize("regime", ["lora", "lp"])
+def test_a_random_encoder_has_no_pretrained_weight_and_reloads_with_its_own(pretrained, tmp_path, regime):
+    processor, splits = MMWFMProcessor.from_pretrained(pretrained), tone_splits()
+    arguments = finetuning_arguments(tmp_path / "run", regime, num_train_epochs=2, random_encoder=True, seed=7)
+    results = finetune(str(pretrained), processor, splits, arguments)
+    adapted = load_adapted(tmp_path / "run")
+    assert isinstance(adapted, MMWFMForSequenceClassification)
+    base = MMWFMForPreTraining.from_pretrained(pretrained).state_dict()
+    for name in ("mmwfm.layers.0.mlp.fc1.weight", "mmwfm.layers.1.attention.k_proj.weight"):
+        assert np.abs((adapted.state_dict()[name] - base[name]).numpy()).mean() > 0.05
+    collator = MMWFMDataCollator(processor, label_column="label")
+    found = evaluate_task(adapted, splits["test"], collator, tmp_path / "again", "test", figures=False)
+    assert found["confusion_matrix"] == results["test"]["confusion_matrix"]
+
+
+def test_input_that_a_checkpoint_has_no_part_for_is_refused(pretrained, tmp_path):
+    config = MMWFMConfig.from_pretrained(PRESETS / "tiny", modalities=["image"])
+    MMWFMForPreTraining(config).save_pretrained(tmp_path / "base")
+    with pytest.raises(ValueError, match=r"modalities \['image'\], found \['iq'\]"):
+        finetune(str(tmp_path / "base"), tiny_processor(), tone_splits(), finetuning_arguments(tmp_path / "run", "lp"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_detection_and_classification_of_interference_by_hand():
+    labels = np.array([0, 0, 1, 1, 2, 2])
+    logits = np.log(
+        [
+            [0.8, 0.1, 0.1],  # undisturbed, found so
+            [0.1, 0.8, 0.1],  # a false alarm
+            [0.1, 0.8, 0.1],
+            [0.6, 0.1, 0.3],  # missed, and QPSK of the two
+            [0.1, 0.2, 0.7],
+            [0.1, 0.7, 0.2],  # found, as the wrong one
+        ]
+    )
+    expected = {"intd_accuracy": (1 / 2 + 3 / 4) / 2, "intc_accuracy": 1 / 2}
+    assert interference_report(logits, labels) == pytest.approx(expected)
+    order = [2, 0, 1]
+    renamed = interference_report(logits[:, order], np.argsort(order)[labels], ["QPSK", "none", "BPSK"])
+    assert renamed == pytest.approx(expected)
+    with pytest.raises(ValueError, match="found none of \\['bpsk-dsss'\\]"):
+        interference_report(logits[[0, 5]], labels[[0, 5]])
+    with pytest.raises(ValueError, match="one with 'bpsk'"):
+        interference_report(logits, labels, ["a", "b", "c"])
 
 
 def test_metrics_on_numbers_done_by_hand():

@@ -3,12 +3,12 @@
 python training_scripts/baseline.py --dataset data/rfp --output_dir runs/rfp-baseline
 """
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from modeling_mmwfm.baselines_mmwfm import run_baselines
 from modeling_mmwfm.data_collator_mmwfm import load_splits
+from modeling_mmwfm.files_mmwfm import write_json
 from modeling_mmwfm.recipes_mmwfm import run_script
 
 
@@ -16,14 +16,17 @@ from modeling_mmwfm.recipes_mmwfm import run_script
 class BaselineArguments:
     dataset: str = field(metadata={"help": "folder or Hub name of the labelled set"})
     output_dir: str = field(metadata={"help": "folder for baselines.json"})
-    seed: int = field(default=0, metadata={"help": "of the random fifth of the paper's protocol"})
+    samples_per_class: int | None = field(
+        default=None, metadata={"help": "label budget: training rows of each class; of a regression, in all"}
+    )
+    seed: int = field(default=0, metadata={"help": "of the label budget and of the paper's random fifth"})
 
 
 def main(arguments: BaselineArguments) -> dict:
-    results = run_baselines(load_splits(arguments.dataset), arguments.seed)
+    results = run_baselines(load_splits(arguments.dataset), arguments.seed, arguments.samples_per_class)
     output_dir = Path(arguments.output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
-    (output_dir / "baselines.json").write_text(json.dumps(results, indent=1))
+    write_json(output_dir / "baselines.json", results)
     for protocol, baselines in results.items():
         for name, numbers in baselines.items():
             print(f"{protocol}, {name}: { ({key: round(value, 3) for key, value in numbers.items()}) }")
