@@ -11,7 +11,7 @@ from pathlib import Path
 from processing.simulation import has, interference, positioning, pretrain_iq, pretrain_spectrogram, rfp, rfs
 from processing.writing import write_dataset
 
-VERSION = 2  # of the simulation: raised when the same seed gives other data
+VERSION = 3  # of the simulation: raised when the same seed gives other data
 
 # A task is a module (or an object) with TASK, DEFAULT_SAMPLES, SPLITS (name -> share), OPTIONS (name -> allowed values), features(),
 # plan(split -> samples) -> split -> items, and rows(seed, split, item, **options) -> iterable of rows.

@@ -1,8 +1,8 @@
 """RF fingerprinting: which of four base stations sent this window of LTE or NR downlink.
 
 A station differs from the others in its hardware (frequency error, IQ imbalance, LO leakage, amplifier, ripple of the
-analogue filter) and in the channel from its site; so DC, where the LO leaks, tells in part. Nothing it sends
-identifies it: cell identities and data are drawn for every recording. Test recordings are of another day, on which
+analogue filter) and in the channel from its site; so DC, where the LO leaks, tells in part; level does not. Nothing it
+sends identifies it: cell identities and data are drawn for every recording. Test recordings are of another day, on which
 part of every channel has changed.
 """
 

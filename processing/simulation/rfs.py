@@ -1,4 +1,8 @@
-"""RF signal classification: spectrograms of one dominant service, its neighbours and noise."""
+"""RF signal classification: spectrograms of one dominant service, its neighbours and noise.
+
+Level, DC and the length of a capture are drawn alike for all classes. How much of the time something is sent belongs to
+a service and tells in part.
+"""
 
 import json
 from typing import NamedTuple
@@ -22,19 +26,20 @@ class Service(NamedTuple):
     center_frequency_hz: tuple
     neighbours: list  # what else is heard, weaker
     raster_hz: float  # neighbours are multiples of it away
-    log2_samples: tuple = (15, 17)
 
 
+# A capture's length in samples is drawn alike for all classes: resized to an image, the grain of the noise shows it.
+LOG2_SAMPLES = (15, 17)
 # The widths of band spread 1:4 and overlap from class to class, as do the durations, so that scale alone does not give
 # the class.
 CLASSES = {
     "RS41-Radiosonde": Service(
-        [traffic.radiosonde], (20e3, 80e3), (400e6, 406e6), [traffic.radiosonde, traffic.land_mobile], 10e3, (16, 17.5)
+        [traffic.radiosonde], (16e3, 64e3), (400e6, 406e6), [traffic.radiosonde, traffic.land_mobile], 10e3
     ),
     "Radioteletype": Service(
-        [traffic.radioteletype], (3e3, 12e3), (7.04e6, 14.1e6), [traffic.radioteletype, scene.morse], 100, (14, 16)
+        [traffic.radioteletype], (4e3, 16e3), (7.04e6, 14.1e6), [traffic.radioteletype, scene.morse], 100
     ),
-    "ads-b": Service([traffic.ads_b], (2.5e6, 10e6), (1.088e9, 1.092e9), [traffic.distance_measuring], 1e6, (14, 16)),
+    "ads-b": Service([traffic.ads_b], (4e6, 16e6), (1.088e9, 1.092e9), [traffic.distance_measuring], 1e6),
     "airband": Service([traffic.airband], (12.5e3, 50e3), (118e6, 137e6), [traffic.airband], 25e3 / 3),
     "ais": Service([traffic.ais], (50e3, 200e3), (161.9e6, 162.1e6), [traffic.land_mobile, traffic.ais], 25e3),
     "automatic-picture-transmission": Service(
@@ -43,15 +48,13 @@ CLASSES = {
         (137e6, 138e6),
         [traffic.airband, scene.pocsag],
         2.5e3,
-        (15.5, 17.5),
     ),
     "bluetooth": Service(
         [scene.bluetooth, scene.bluetooth_low_energy],
-        (16e6, 64e6),
+        (8e6, 32e6),  # narrow enough to see it hop for some ms
         (2.42e9, 2.46e9),
         [scene.wifi, scene.bluetooth],
         1e6,
-        (16.5, 18),  # ms in which it hops
     ),
     "cellular": Service([scene.lte, scene.nr, scene.gsm], (6e6, 24e6), (0.7e9, 3.8e9), [scene.lte, scene.gsm], 200e3),
     "digital-audio-broadcasting": Service(
@@ -60,7 +63,6 @@ CLASSES = {
         (174e6, 240e6),
         [traffic.digital_audio_broadcasting],
         1.712e6,
-        (16, 18),
     ),
     "digital-speech-decoder": Service(
         [traffic.digital_voice], (12.5e3, 50e3), (400e6, 470e6), [traffic.digital_voice, traffic.land_mobile], 12.5e3
@@ -115,7 +117,7 @@ def rows(seed, split, index):
     label = index % len(LABEL_NAMES)
     service = CLASSES[LABEL_NAMES[label]]
     band_hz = float(np.exp(rng.uniform(*np.log(service.band_hz))))
-    num_samples = int(2 ** rng.uniform(*service.log2_samples))
+    num_samples = int(2 ** rng.uniform(*LOG2_SAMPLES))
     duration_s = scene.capture_length(num_samples) / band_hz
 
     traffic_function = service.traffic[rng.integers(len(service.traffic))]

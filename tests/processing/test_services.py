@@ -266,7 +266,7 @@ def test_traffic_keeps_inside_its_bandwidth_and_is_on_the_air(name):
         for seed in range(3):
             rng = np.random.default_rng(seed)
             band_hz = np.sqrt(service.band_hz[0] * service.band_hz[1])
-            duration_s = 2 ** service.log2_samples[0] / band_hz
+            duration_s = 2 ** rfs.LOG2_SAMPLES[0] / band_hz
             emitters = rfs.heard(rng, function, duration_s, band_hz)
             assert max(np.abs(e.samples).max() for e in emitters) > 0.9, name
             for emitter in emitters:
