@@ -8,7 +8,6 @@ Masks have one polarity each, here and everywhere: an *attention mask* is 1 at r
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -19,45 +18,30 @@ from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPooling, ImageClassifierOutput
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_mmwfm import MMWFMConfig
+from .objectives_mmwfm import (
+    MMWFMForPreTrainingOutput,
+    contrastive_loss,
+    iq_reconstruction_loss,
+    iq_target_sizes,
+    log_spectrum,
+    reconstruction_loss,
+)
 from .tokens_mmwfm import (
     MMWFMTokens,
     MMWFMVisible,
     draw_visible,
+    hide_views,
     patchify,
-    reconstruction_loss,
+    pool_tokens,
     segment,
     sincos_grid,
     sincos_positions,
     take_tokens,
 )
-
-
-@dataclass
-class MMWFMForPreTrainingOutput(ModelOutput):
-    """Result of masked wireless modeling. Fields of a family that was not in the input are None.
-
-    Args:
-        loss (`torch.Tensor` of shape `()`): `iq_loss + image_loss`.
-        iq_loss, image_loss (`torch.Tensor` of shape `()`): mean squared error over masked real tokens.
-        iq_logits (`torch.Tensor` of shape `(batch_size, num_tokens, 2 * segment_length)`): reconstructed segments,
-            M values of I, then M of Q; tokens are ordered by segment, then antenna.
-        image_logits (`torch.Tensor` of shape `(batch_size, num_tokens, patch_size**2 * num_channels)`): reconstructed
-            patches, ordered (row, column, channel).
-        iq_mask, image_mask (`torch.Tensor` of shape `(batch_size, num_tokens)`): 1 = real token hidden from the encoder.
-    """
-
-    loss: torch.FloatTensor | None = None
-    iq_loss: torch.FloatTensor | None = None
-    image_loss: torch.FloatTensor | None = None
-    iq_logits: torch.FloatTensor | None = None
-    image_logits: torch.FloatTensor | None = None
-    iq_mask: torch.FloatTensor | None = None
-    image_mask: torch.FloatTensor | None = None
 
 
 class MMWFMAffine(nn.Module):
@@ -112,19 +96,33 @@ class MMWFMEmbeddings(nn.Module):
     def forward(self, tokens: MMWFMTokens, index: torch.Tensor | None = None) -> torch.Tensor:
         """Tokens, or those at `index` (B, K) alone, -> (B, N or K, D)."""
         values, positions = tokens.values, self.positions(tokens.grid, like=tokens.values)
+        value_is_real = tokens.value_is_real
         if index is not None:
             values, positions = take_tokens(values, index), positions[index]
-        hidden_states = self.projection(values)
+            if value_is_real is not None:
+                value_is_real = take_tokens(value_is_real.expand(len(index), -1, -1), index)
+        hidden_states = self.projection(self.features(values, value_is_real))
         if self.config.affine_position == "projection":
             hidden_states = self.affine(hidden_states)
         return hidden_states + positions
+
+    def features(self, values: torch.Tensor, value_is_real: torch.Tensor | None) -> torch.Tensor:
+        """What the projection takes of the tokens' values (B, N, V)."""
+        return values
 
 
 class MMWFMIQEmbeddings(MMWFMEmbeddings):
     """IQ streams -> tokens of one segment and antenna each."""
 
     def __init__(self, config: MMWFMConfig):
-        super().__init__(config, 2 * config.segment_length, MMWFMIQPositions(config, config.hidden_size))
+        num_values = (2 if config.iq_input == "waveform" else 3) * config.segment_length
+        super().__init__(config, num_values, MMWFMIQPositions(config, config.hidden_size))
+
+    def features(self, values: torch.Tensor, value_is_real: torch.Tensor | None) -> torch.Tensor:
+        """(B, N, 2M) -> the same, or with the log-spectrum of each segment (B, N, 3M)."""
+        if self.config.iq_input == "waveform":
+            return values
+        return torch.cat([values, log_spectrum(values, value_is_real).to(values.dtype)], dim=-1)
 
     def tokenize(
         self, iq_values: torch.Tensor, attention_mask: torch.Tensor | None = None, dtype: torch.dtype = torch.float32
@@ -307,7 +305,7 @@ class MMWFMPreTrainedModel(PreTrainedModel):
 class MMWFMModel(MMWFMPreTrainedModel):
     """The encoder: IQ, images or both -> token features and one pooled feature vector."""
 
-    _keys_to_ignore_on_load_unexpected = [r"^decoder\.", r"^classifier\."]
+    _keys_to_ignore_on_load_unexpected = [r"^decoder\.", r"^contrastive_head\.", r"^classifier\."]
 
     def __init__(self, config: MMWFMConfig):
         super().__init__(config)
@@ -386,7 +384,8 @@ class MMWFMModel(MMWFMPreTrainedModel):
 
         Returns:
             `last_hidden_state` of shape `(batch_size, 1 + num_tokens, hidden_size)`: CLS, IQ tokens by segment, then
-            antenna, image tokens by row, then column; `pooler_output` of shape `(batch_size, hidden_size)`.
+            antenna, image tokens by row, then column; `pooler_output` of shape `(batch_size, hidden_size)`, with
+            `config.pooling` "mean_std" `(batch_size, 2 * hidden_size)`.
 
         Raises:
             ValueError: no input, or one of wrong rank, type, channels, antennas or size.
@@ -397,11 +396,9 @@ class MMWFMModel(MMWFMPreTrainedModel):
         hidden_states, attention_mask = self.encode(embeddings, is_real, **kwargs)
         if self.config.pooling == "cls":
             pooled = hidden_states[:, 0]
-        elif attention_mask is None:
-            pooled = hidden_states[:, 1:].mean(1)
         else:
-            weights = attention_mask[:, 1:, None].to(hidden_states.dtype)
-            pooled = (hidden_states[:, 1:] * weights).sum(1) / weights.sum(1).clamp(min=1)
+            is_real = None if attention_mask is None else attention_mask[:, 1:]
+            pooled = pool_tokens(hidden_states[:, 1:], is_real, with_std=self.config.pooling == "mean_std")
         return BaseModelOutputWithPooling(last_hidden_state=hidden_states, pooler_output=pooled)
 
 
@@ -423,7 +420,8 @@ class MMWFMDecoder(nn.Module):
         self.projection = nn.Linear(config.hidden_size, width)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
         positions = {"iq": MMWFMIQPositions, "image": MMWFMImagePositions}
-        num_values = {"iq": 2 * config.segment_length, "image": config.patch_size**2 * config.num_channels}
+        num_values = {"iq": sum(iq_target_sizes(config).values())}
+        num_values["image"] = config.patch_size**2 * config.num_channels
         self.positions = nn.ModuleDict({family: positions[family](config, width) for family in config.modalities})
         self.heads = nn.ModuleDict({family: nn.Linear(width, num_values[family]) for family in config.modalities})
         sizes = (width, config.decoder_num_attention_heads, config.decoder_intermediate_size)
@@ -468,6 +466,13 @@ class MMWFMForPreTraining(MMWFMPreTrainedModel):
             )
         self.mmwfm = MMWFMModel(config)
         self.decoder = MMWFMDecoder(config)
+        self.contrastive_head = None
+        if config.contrastive_weight:
+            self.contrastive_head = nn.Sequential(
+                nn.Linear(config.hidden_size, config.hidden_size),
+                ACT2FN[config.hidden_act],
+                nn.Linear(config.hidden_size, config.contrastive_size),
+            )
         self.post_init()
 
     @can_return_tuple
@@ -478,6 +483,10 @@ class MMWFMForPreTraining(MMWFMPreTrainedModel):
         pixel_values: torch.Tensor | None = None,
         iq_noise: torch.Tensor | None = None,
         image_noise: torch.Tensor | None = None,
+        view_noise: torch.Tensor | None = None,
+        positive_iq_values: torch.Tensor | None = None,
+        positive_iq_attention_mask: torch.Tensor | None = None,
+        positive_pixel_values: torch.Tensor | None = None,
         **kwargs,
     ) -> MMWFMForPreTrainingOutput:
         r"""
@@ -485,37 +494,95 @@ class MMWFMForPreTraining(MMWFMPreTrainedModel):
             iq_values, iq_attention_mask, pixel_values: as for `MMWFMModel`.
             iq_noise, image_noise (`torch.FloatTensor` of shape `(batch_size, num_tokens)`): the tokens of lowest
                 noise stay visible; drawn uniformly if not given.
+            view_noise (`torch.FloatTensor` of shape `(batch_size, 2)`): with IQ and image, a sample whose first value
+                is below `config.cross_view_masking` has one of them hidden whole: IQ if the second is below 0.5,
+                else the image. Drawn uniformly if not given.
+            positive_iq_values, positive_iq_attention_mask, positive_pixel_values: of each sample's recording a second
+                view, of either family or both, for the contrastive loss: of both views the visible tokens (those of
+                the second are drawn) are encoded, averaged and projected. Every process of a distributed run takes
+                its negatives from its own part of the batch.
+
+        Raises:
+            ValueError: as `MMWFMModel`; noise of a wrong shape; `view_noise` without two families; a second view of
+                another batch size, or with `config.contrastive_weight` 0.
         """
         tokens = self.mmwfm.tokenize(iq_values, iq_attention_mask, pixel_values)
-        noise = {"iq": iq_noise, "image": image_noise}
+        visible = self.draw_visible(tokens, {"iq": iq_noise, "image": image_noise}, view_noise)
+        hidden_states, attention_mask = self.encode_visible(tokens, visible, **kwargs)
+        predictions = self.decoder(hidden_states, tokens, visible)
+        output = MMWFMForPreTrainingOutput()
+        for family, part in tokens.items():
+            mask = visible[family].mask.float()
+            if family == "iq":
+                loss = iq_reconstruction_loss(predictions[family], part, mask, self.config)
+            else:
+                loss = reconstruction_loss(
+                    predictions[family], part.values, part.value_is_real, mask, self.config.normalize_targets
+                )
+            output[f"{family}_loss"] = loss
+            output[f"{family}_logits"], output[f"{family}_mask"] = predictions[family], mask
+        output["loss"] = sum(output[f"{family}_loss"] for family in tokens)
+        positive = (positive_iq_values, positive_iq_attention_mask, positive_pixel_values)
+        if any(part is not None for part in positive):
+            output["contrastive_loss"] = self.contrast(hidden_states, attention_mask, positive, **kwargs)
+            output["loss"] = output["loss"] + self.config.contrastive_weight * output["contrastive_loss"]
+        return output
+
+    def draw_visible(
+        self, tokens: dict[str, MMWFMTokens], noise: dict[str, torch.Tensor | None], view_noise: torch.Tensor | None
+    ) -> dict[str, MMWFMVisible]:
+        """What the encoder sees of each family; noise that is None is drawn."""
         ratio = {"iq": self.config.mask_ratio_iq, "image": self.config.mask_ratio_image}
-        visible, embeddings = {}, {}
+        visible = {}
         for family, part in tokens.items():
             values = noise[family]
             if values is None:
                 values = torch.rand(part.values.shape[:2], device=part.values.device)
             whole_antennas = family == "iq" and self.config.iq_masking == "antenna"
             visible[family] = draw_visible(part, values, ratio[family], whole_antennas)
-            embeddings[family] = self.mmwfm.embeddings_of(family)(part, visible[family].index)
-        hidden_states, _ = self.mmwfm.encode(
-            embeddings, {family: part.is_real for family, part in visible.items()}, **kwargs
-        )
-        predictions = self.decoder(hidden_states, tokens, visible)
-        output = MMWFMForPreTrainingOutput()
-        for family, part in tokens.items():
-            mask = visible[family].mask.float()
-            output[f"{family}_loss"] = reconstruction_loss(
-                predictions[family], part, mask, self.config.normalize_targets
+        if view_noise is not None and len(tokens) < 2:
+            raise ValueError(f"expected IQ and image beside `view_noise`, found {list(tokens)} alone")
+        if self.config.cross_view_masking and len(tokens) == 2:
+            if view_noise is None:
+                view_noise = torch.rand(len(visible["iq"].mask), 2, device=visible["iq"].mask.device)
+            visible = hide_views(visible, tokens, view_noise, self.config.cross_view_masking)
+        return visible
+
+    def encode_visible(self, tokens: dict[str, MMWFMTokens], visible: dict[str, MMWFMVisible], **kwargs):
+        embeddings = {f: self.mmwfm.embeddings_of(f)(part, visible[f].index) for f, part in tokens.items()}
+        return self.mmwfm.encode(embeddings, {f: part.is_real for f, part in visible.items()}, **kwargs)
+
+    def contrast(self, hidden_states, attention_mask, positive, **kwargs) -> torch.Tensor:
+        """InfoNCE between encoded tokens (B, 1 + sum of K, D) with their mask and the second view."""
+        if self.contrastive_head is None:
+            raise ValueError(
+                "expected no second view (`positive_...`) with `contrastive_weight` 0, which makes no use of it"
             )
-            output[f"{family}_logits"], output[f"{family}_mask"] = predictions[family], mask
-        output["loss"] = sum(output[f"{family}_loss"] for family in tokens)
-        return output
+        try:
+            tokens = self.mmwfm.tokenize(*positive)
+        except ValueError as error:
+            raise ValueError(f"second view (`positive_...`): {error}") from error
+        size, positive_size = len(hidden_states), len(next(iter(tokens.values())).values)
+        if positive_size != size:
+            raise ValueError(
+                f"expected as many second views (`positive_...`) as first, found {positive_size} of {size}"
+            )
+        visible = self.draw_visible(tokens, {"iq": None, "image": None}, None)
+        views = [(hidden_states, attention_mask), self.encode_visible(tokens, visible, **kwargs)]
+        masks = [mask if mask is None else mask[:, 1:] for _, mask in views]
+        pooled = [pool_tokens(states[:, 1:], mask) for (states, _), mask in zip(views, masks)]
+        is_real = [mask.any(1) for mask in masks if mask is not None]
+        return contrastive_loss(
+            *(self.contrastive_head(part) for part in pooled),
+            self.config.contrastive_temperature,
+            torch.stack(is_real).all(0) if is_real else None,
+        )
 
 
 class MMWFMForSequenceClassification(MMWFMPreTrainedModel):
     """One linear layer on the pooled features: classes, or coordinates in metres."""
 
-    _keys_to_ignore_on_load_unexpected = [r"^decoder\."]
+    _keys_to_ignore_on_load_unexpected = [r"^decoder\.", r"^contrastive_head\."]
 
     def __init__(self, config: MMWFMConfig):
         super().__init__(config)
@@ -530,7 +597,8 @@ class MMWFMForSequenceClassification(MMWFMPreTrainedModel):
             )
         self.num_labels = config.num_labels
         self.mmwfm = MMWFMModel(config)
-        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        width = config.hidden_size * (2 if config.pooling == "mean_std" else 1)
+        self.classifier = nn.Linear(width, config.num_labels)
         self.post_init()
 
     @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Between raw input and learned layers: cutting into tokens and back, fixed positions, masking, the loss.
+"""Between raw input and learned layers: cutting into tokens and back, fixed positions, masking, pooling.
 
 Letters in shape comments as in `modeling_mmwfm.py`.
 """
@@ -118,16 +118,50 @@ def draw_visible(tokens: MMWFMTokens, noise: torch.Tensor, mask_ratio: float, wh
     return MMWFMVisible(index, kept.gather(1, index), is_real & ~kept)
 
 
-def reconstruction_loss(
-    predictions: torch.Tensor, tokens: MMWFMTokens, mask: torch.Tensor, normalize: bool
-) -> torch.Tensor:
-    """Mean squared error of each token over its real values, averaged over the masked tokens, in float32."""
-    targets = tokens.values.float()
-    weights = torch.ones_like(targets[:1, :1]) if tokens.value_is_real is None else tokens.value_is_real.float()
-    count = weights.sum(-1, keepdim=True).clamp(min=1)
-    if normalize:
-        mean = (targets * weights).sum(-1, keepdim=True) / count
-        variance = ((targets - mean).square() * weights).sum(-1, keepdim=True) / (count - 1).clamp(min=1)
-        targets = (targets - mean) / (variance + 1e-6).sqrt()
-    token_loss = ((predictions.float() - targets).square() * weights).sum(-1) / count[..., 0]
-    return (token_loss * mask).sum() / mask.sum().clamp(min=1)
+def hide_views(
+    visible: dict[str, MMWFMVisible], tokens: dict[str, MMWFMTokens], noise: torch.Tensor, probability: float
+) -> dict[str, MMWFMVisible]:
+    """Hide one of two input families whole in some samples: no visible token, every real one to be reconstructed.
+
+    A sample is left as it is where the other family has no real token, from which it could be reconstructed.
+
+    Args:
+        noise: (B, 2) values in [0, 1): below `probability` in the first column a family is hidden, "iq" below 0.5 in
+            the second and "image" from there on.
+    """
+    batch_size = len(tokens["iq"].values)
+    if noise.shape != (batch_size, 2):
+        raise ValueError(f"`view_noise`: expected (batch, 2) = {(batch_size, 2)}, found {tuple(noise.shape)}")
+    hides, hides_iq = noise[:, 0] < probability, noise[:, 1] < 0.5
+    found = {}
+    for family, other, chosen in (("iq", "image", hides_iq), ("image", "iq", ~hides_iq)):
+        index, is_real, mask = visible[family]
+        hidden = hides & chosen
+        if tokens[other].is_real is not None:
+            hidden = hidden & tokens[other].is_real.any(1)
+        is_real = torch.ones_like(index, dtype=torch.bool) if is_real is None else is_real
+        token_is_real = torch.ones_like(mask) if tokens[family].is_real is None else tokens[family].is_real
+        found[family] = MMWFMVisible(
+            index, is_real & ~hidden[:, None], torch.where(hidden[:, None], token_is_real, mask)
+        )
+    return found
+
+
+def pool_tokens(hidden_states: torch.Tensor, is_real: torch.Tensor | None, with_std: bool = False) -> torch.Tensor:
+    """Mean over real tokens: (B, N, D), (B, N) -> (B, D); with their standard deviation (over N, not N - 1) (B, 2D)."""
+    dtype = hidden_states.dtype
+    if with_std:
+        hidden_states = hidden_states.float()
+    weights = None if is_real is None else is_real[..., None].to(hidden_states.dtype)
+
+    def mean(values):
+        if weights is None:
+            return values.mean(1)
+        return (values * weights).sum(1) / weights.sum(1).clamp(min=1)
+
+    center = mean(hidden_states)
+    if not with_std:
+        return center
+    # The square root of 0, where all tokens are equal, would have an infinite gradient.
+    variance = mean((hidden_states - center[:, None]).square())
+    return torch.cat([center, variance.clamp(min=1e-12).sqrt()], dim=-1).to(dtype)
