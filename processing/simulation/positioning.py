@@ -5,6 +5,10 @@ A seed fixes the scene: walls, point scatterers and round blockers. Specular pat
 and Berkley 1979) up to three reflections, scattered ones follow the bistatic radar equation; so the channel is a
 continuous function of the position, but for the edges of the blockers' shadows.
 
+Every position is sounded three times, through the same channel at 10, 20 and 50 dB, as in the published sets; the three
+rows are one group. A split by rows alone puts copies of a position on both sides: that is a leak, which the paper's
+protocol has.
+
 Sounding is that of band n78: 272 resource blocks of 12 x 30 kHz (3GPP TS 38.211, 6.4.1.4: C_SRS = 63, comb 2);
 one least-squares estimate per block is kept, at 4 x 4 antennas half a wavelength apart.
 """
@@ -28,10 +32,7 @@ BLOCK_BANDWIDTH_HZ = 12 * SUBCARRIER_SPACING_HZ
 ARRAY_SHAPE = (4, 4)  # across and upwards
 NUM_ANTENNAS = ARRAY_SHAPE[0] * ARRAY_SHAPE[1]
 
-# Transmit power over the sounded subcarriers (every second one) against thermal noise, in one subcarrier.
-TRANSMIT_POWER_DBM = 23 - 10 * np.log10(NUM_BLOCKS * 12 / 2)
-NOISE_POWER_DBM = -174 + 10 * np.log10(SUBCARRIER_SPACING_HZ) + 5  # noise figure 5 dB
-INTERFERENCE_MARGINS_DB = (0, 25)
+SNRS_DB = (10, 20, 50)  # of the copies of a position, in mean power over a base station's antennas and blocks
 # A user's timing is commanded in steps of 16 * 64 T_c / 2^mu (TS 38.213, 4.2) and may be off by one.
 TIMING_STEP_S = 16 * 64 / (480e3 * 4096) / 2
 
@@ -72,12 +73,11 @@ class Channel(NamedTuple):
 
 
 class Sounding(NamedTuple):
-    """Channel estimates with what they were made from."""
+    """Channel estimates at S = 3 SNRs with what they were made from."""
 
     positions_m: np.ndarray  # (U, 3)
-    estimates: np.ndarray  # (U, B, A, F) complex64
+    estimates: np.ndarray  # (U, S, B, A, F) complex64, in the order of `SNRS_DB`
     channel: Channel
-    snr_db: np.ndarray  # (U, B)
     timing_errors_s: np.ndarray  # (U,)
 
 
@@ -126,15 +126,16 @@ def _frequency_response(paths, steering):
 
 @dataclass(frozen=True)
 class PositioningTask:
-    """A task of `processing.simulate`. One row is one user position, a function of seed, split and number.
+    """A task of `processing.simulate`. One row is one user position at one SNR, a function of seed, split and number.
 
     Column `image`: magnitude of the channel estimates, (base stations, 16 antennas, 272 resource blocks), for every
     base station scaled linearly from its least to its greatest value to 0 ... 1, which the value range of the
-    published sets points to; neither received power nor timing and phase errors remain. Column `position`: x, y, z in
-    metres.
+    published sets points to; neither received power nor timing and phase errors remain. The level of all stations
+    together does not tell the position; that of one station tells a little, as its magnitude is the more even the more
+    its direct path dominates. Column `position`: x, y, z in metres.
 
     Option `regions="checkerboard"` takes the splits from different cells of 5 m, so that test cells are never seen
-    in training; the default draws all splits from everywhere.
+    in training, and a cell is a group; the default draws all splits from everywhere.
     """
 
     TASK: str
@@ -157,11 +158,9 @@ class PositioningTask:
 
     def plan(self, split_samples):
         """Batches of consecutive positions, as (number of the batch, rows to take from it)."""
+        size = USERS_PER_BATCH * len(SNRS_DB)
         return {
-            split: [
-                (batch, min(USERS_PER_BATCH, count - batch * USERS_PER_BATCH))
-                for batch in range(-(-count // USERS_PER_BATCH))
-            ]
+            split: [(batch, min(size, count - batch * size)) for batch in range(-(-count // size))]
             for split, count in split_samples.items()
         }
 
@@ -248,42 +247,46 @@ class PositioningTask:
         timing_errors_s = np.array([rng.uniform(-TIMING_STEP_S, TIMING_STEP_S) for rng in generators])
         shape = channel.response.shape[1:]
         phases = np.stack([rng.uniform(0, 2 * np.pi, shape[0]) for rng in generators])
-        margins_db = np.stack([rng.uniform(*INTERFERENCE_MARGINS_DB, shape[0]) for rng in generators])
-        noise = np.stack(
-            [rng.standard_normal((*shape, 2), np.float32).view(np.complex64)[..., 0] for rng in generators]
-        )
+        noise = np.stack([rng.standard_normal((len(SNRS_DB), *shape, 2), np.float32) for rng in generators])
+        noise = noise.view(np.complex64)[..., 0]
 
-        noise_db = NOISE_POWER_DBM + margins_db - TRANSMIT_POWER_DBM
-        gain_db = 10 * np.log10(np.mean(np.abs(channel.response) ** 2, axis=(2, 3)))
+        power = np.mean(np.abs(channel.response) ** 2, axis=(2, 3))
+        noise_amplitude = np.sqrt(
+            power[:, None] / 2 / 10 ** (np.array(SNRS_DB)[:, None] / 10)
+        )  # (U, S, B), of I and Q
         frequencies_hz = BLOCK_BANDWIDTH_HZ * (np.arange(NUM_BLOCKS) - (NUM_BLOCKS - 1) / 2)
         # all stations see one timing; their oscillators are not locked in phase
         turns = phases[..., None] - 2 * np.pi * timing_errors_s[:, None, None] * frequencies_hz
-        estimates = channel.response * np.exp(1j * turns).astype(np.complex64)[:, :, None]
-        estimates += noise * (10 ** (noise_db / 20) / np.sqrt(2)).astype(np.float32)[..., None, None]
-        return Sounding(positions_m, estimates, channel, gain_db - noise_db, timing_errors_s)
+        estimates = noise * noise_amplitude.astype(np.float32)[..., None, None]
+        estimates += (channel.response * np.exp(1j * turns).astype(np.complex64)[:, :, None])[:, None]
+        return Sounding(positions_m, estimates, channel, timing_errors_s)
 
     def rows(self, seed, split, item, regions=None):
-        """The first `count` users of a batch; all are computed, so that no last bit depends on `count`."""
+        """The first `count` rows of a batch: of every user one for each SNR.
+
+        All are computed, so that no last bit depends on `count`.
+        """
         batch, count = item
         sounding = self.sounding(seed, split, batch, regions)
         magnitude = np.abs(sounding.estimates)
-        low, high = magnitude.min(axis=(2, 3), keepdims=True), magnitude.max(axis=(2, 3), keepdims=True)
+        low, high = magnitude.min(axis=(3, 4), keepdims=True), magnitude.max(axis=(3, 4), keepdims=True)
         images = (magnitude - low) / (high - low)
-        for user in range(count):
+        for row in range(count):
+            user, copy = divmod(row, len(SNRS_DB))
             name = f"{self.TASK}-{seed}-{split}-{batch * USERS_PER_BATCH + user}"
             position_m = sounding.positions_m[user]
             cell = "-".join(str(int(axis // CELL_M)) for axis in position_m[:2])
             parameters = {
                 "regions": regions,
                 "line_of_sight": sounding.channel.line_of_sight[user].tolist(),
-                "snr_db": sounding.snr_db[user].tolist(),
+                "snr_db": SNRS_DB[copy],
                 "rms_delay_spread_s": sounding.channel.delay_spreads_s[user].tolist(),
                 "timing_error_s": sounding.timing_errors_s[user],
             }
             yield {
-                "image": images[user],
+                "image": images[user, copy],
                 "position": position_m.astype(np.float32),
-                "recording": name,
+                "recording": f"{name}-{SNRS_DB[copy]}dB",
                 "group": name if regions is None else f"{self.TASK}-{seed}-cell-{cell}",
                 "sampling_rate_hz": SAMPLING_RATE_HZ,
                 "center_frequency_hz": CENTER_FREQUENCY_HZ,
