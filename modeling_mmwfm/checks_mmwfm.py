@@ -1,7 +1,9 @@
-"""What a configuration may hold; errors name the field, what was expected and what was found."""
+"""What a configuration and a recording may hold; errors name the field, what was expected and what was found."""
 
 import difflib
 import math
+
+import torch
 
 # Keys that transformers, peft and the quantisers write into any model's configuration beside its own fields.
 LIBRARY_KEYS = {
@@ -40,6 +42,11 @@ def check_architecture(config):
     for name in ("mask_ratio_iq", "mask_ratio_image"):
         if not 0 <= getattr(config, name) < 1:
             raise ValueError(f"`{name}`: expected 0 <= ratio < 1, found {getattr(config, name)}")
+    check_label_limits(config)
+    check_objective(config)
+
+
+def check_label_limits(config):
     if (config.label_min is None) != (config.label_max is None):
         raise ValueError("expected both `label_min` and `label_max` or neither")
     if config.label_min is not None:
@@ -48,7 +55,6 @@ def check_architecture(config):
             raise ValueError(
                 f"expected `label_min` below `label_max` on each axis, found {config.label_min} and {config.label_max}"
             )
-    check_objective(config)
 
 
 def check_objective(config):
@@ -73,4 +79,21 @@ def check_objective(config):
     if not 0 < config.contrastive_temperature < math.inf:
         raise ValueError(
             f"`contrastive_temperature`: expected a value above 0, found {config.contrastive_temperature}"
+        )
+
+
+def check_iq(iq_values: torch.Tensor, attention_mask: torch.Tensor | None, max_antennas: int):
+    """IQ (B, A, 2, T) and optionally its mask (B, A, T)."""
+    if iq_values.ndim != 4 or iq_values.shape[2] != 2 or 0 in iq_values.shape or not iq_values.is_floating_point():
+        raise ValueError(
+            "`iq_values`: expected a floating-point tensor (batch, antennas, 2, samples), none of them 0, "
+            f"found {tuple(iq_values.shape)} of {iq_values.dtype}"
+        )
+    batch_size, antennas, _, samples = iq_values.shape
+    if antennas > max_antennas:
+        raise ValueError(f"`iq_values`: expected at most {max_antennas} antennas, found {antennas}")
+    if attention_mask is not None and attention_mask.shape != (batch_size, antennas, samples):
+        raise ValueError(
+            f"`iq_attention_mask`: expected (batch, antennas, samples) = {(batch_size, antennas, samples)}, "
+            f"found {tuple(attention_mask.shape)}"
         )

@@ -21,6 +21,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
+from .checks_mmwfm import check_iq
 from .configuration_mmwfm import MMWFMConfig
 from .objectives_mmwfm import (
     MMWFMForPreTrainingOutput,
@@ -30,6 +31,7 @@ from .objectives_mmwfm import (
     log_spectrum,
     reconstruction_loss,
 )
+from .task_head_mmwfm import classify, make_classifier
 from .tokens_mmwfm import (
     MMWFMTokens,
     MMWFMVisible,
@@ -128,20 +130,9 @@ class MMWFMIQEmbeddings(MMWFMEmbeddings):
         self, iq_values: torch.Tensor, attention_mask: torch.Tensor | None = None, dtype: torch.dtype = torch.float32
     ) -> MMWFMTokens:
         """(B, A, 2, T) and optionally (B, A, T) -> tokens of V = 2 * M values: M of I, then M of Q."""
-        if iq_values.ndim != 4 or iq_values.shape[2] != 2 or 0 in iq_values.shape or not iq_values.is_floating_point():
-            raise ValueError(
-                "`iq_values`: expected a floating-point tensor (batch, antennas, 2, samples), none of them 0, "
-                f"found {tuple(iq_values.shape)} of {iq_values.dtype}"
-            )
-        batch_size, antennas, _, samples = iq_values.shape
-        if antennas > self.config.max_antennas:
-            raise ValueError(f"`iq_values`: expected at most {self.config.max_antennas} antennas, found {antennas}")
+        check_iq(iq_values, attention_mask, self.config.max_antennas)
+        antennas, _, samples = iq_values.shape[1:]
         length = self.config.segment_length
-        if attention_mask is not None and attention_mask.shape != (batch_size, antennas, samples):
-            raise ValueError(
-                f"`iq_attention_mask`: expected (batch, antennas, samples) = {(batch_size, antennas, samples)}, "
-                f"found {tuple(attention_mask.shape)}"
-            )
         # A mask without padding would only cost time; while a graph is traced its values cannot be looked at.
         if attention_mask is not None and not torch.compiler.is_compiling() and attention_mask.all():
             attention_mask = None
@@ -586,19 +577,10 @@ class MMWFMForSequenceClassification(MMWFMPreTrainedModel):
 
     def __init__(self, config: MMWFMConfig):
         super().__init__(config)
-        if config.problem_type == "multi_label_classification":
-            raise ValueError(
-                "`problem_type`: expected 'single_label_classification' or 'regression', found "
-                f"'{config.problem_type}'"
-            )
-        if config.label_min is not None and len(config.label_min) != config.num_labels:
-            raise ValueError(
-                f"`label_min`: expected one value per label ({config.num_labels}), found {len(config.label_min)}"
-            )
         self.num_labels = config.num_labels
         self.mmwfm = MMWFMModel(config)
         width = config.hidden_size * (2 if config.pooling == "mean_std" else 1)
-        self.classifier = nn.Linear(width, config.num_labels)
+        self.classifier = make_classifier(config, width)
         self.post_init()
 
     @torch.no_grad()
@@ -625,45 +607,7 @@ class MMWFMForSequenceClassification(MMWFMPreTrainedModel):
                 `(batch_size, num_labels)` in metres.
 
         Returns:
-            `loss` (cross-entropy; for regression mean squared error on coordinates scaled to [-1, 1] by
-            `config.label_min` and `config.label_max`) and `logits` of shape `(batch_size, num_labels)`: class scores,
-            or metres.
+            `loss` and `logits`, see `classify`.
         """
         outputs = self.mmwfm(iq_values, iq_attention_mask, pixel_values, return_dict=True, **kwargs)
-        logits = self.classifier(outputs.pooler_output)
-        regression = self.config.problem_type == "regression"
-        center, half_range = self.label_scale(logits) if regression else (0.0, 1.0)
-        loss = None
-        if labels is not None:
-            self.check_labels(labels, logits)
-            if regression:
-                loss = nn.functional.mse_loss(logits.float(), ((labels - center) / half_range).float())
-            else:
-                loss = nn.functional.cross_entropy(logits.float(), labels)
-        return ImageClassifierOutput(
-            loss=loss,
-            logits=logits * half_range + center if regression else logits,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-        )
-
-    def label_scale(self, like: torch.Tensor):
-        """Centre and half range in metres, `(num_labels,)` each; 0 and 1 without label limits."""
-        if self.config.label_min is None:
-            return 0.0, 1.0
-        low, high = (like.new_tensor(limit) for limit in (self.config.label_min, self.config.label_max))
-        return (low + high) / 2, (high - low) / 2
-
-    def check_labels(self, labels: torch.Tensor, logits: torch.Tensor):
-        if self.config.problem_type == "regression":
-            if labels.shape != logits.shape:
-                raise ValueError(f"`labels`: expected shape {tuple(logits.shape)}, found {tuple(labels.shape)}")
-        elif labels.shape != logits.shape[:1] or labels.is_floating_point():
-            raise ValueError(
-                f"`labels`: expected class indices of shape {tuple(logits.shape[:1])}, found "
-                f"{tuple(labels.shape)} of {labels.dtype}; coordinates need `problem_type='regression'`"
-            )
-        elif not torch.compiler.is_compiling() and not (0 <= labels.min() and labels.max() < self.num_labels):
-            raise ValueError(
-                f"`labels`: expected classes 0 to {self.num_labels - 1}, found {labels.min()} to {labels.max()}"
-            )
+        return classify(self.classifier, outputs, labels, self.config)

@@ -31,6 +31,9 @@ HUB_FILES = [
     "image_processing_mmwfm.py",
     "processing_mmwfm.py",
     "tokens_mmwfm.py",
+    "checks_mmwfm.py",
+    "objectives_mmwfm.py",
+    "task_head_mmwfm.py",
 ]
 
 # Loads every class from argv[1] and from the folder that argv[2] names, saves again to argv[3] and loads that.
