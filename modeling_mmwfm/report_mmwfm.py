@@ -6,12 +6,16 @@ from pathlib import Path
 
 from jinja2 import Environment
 
-PAGE = Environment(autoescape=True).from_string("""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>{{ title }}</title><style>
+STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
 table { border-collapse: collapse } th, td { padding: .3rem .8rem; border-bottom: 1px solid #ccc; text-align: right }
 th:first-child, td:first-child { text-align: left } img { max-width: 100%; vertical-align: top }
 .row { display: flex; flex-wrap: wrap; gap: 1rem } .row figure { flex: 1 1 20rem; margin: 0 } figcaption { color: #555 }
+"""
+
+PAGE = Environment(autoescape=True).from_string("""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>{{ title }}</title><style>
+{{ style }}
 </style></head><body>
 <h1>{{ title }}</h1>
 <h2>Masked wireless modeling</h2>
@@ -70,5 +74,5 @@ def write_report(pretraining_dir: str | Path, run_dirs: list[str], output: str |
             }
         )
     unfinished = output.with_name(f".{output.name}")
-    unfinished.write_text(PAGE.render(title=title, pretraining=pretraining, runs=runs))
+    unfinished.write_text(PAGE.render(title=title, style=STYLE, pretraining=pretraining, runs=runs))
     return unfinished.rename(output)
