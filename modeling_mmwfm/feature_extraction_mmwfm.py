@@ -1,14 +1,12 @@
 """IQ recordings -> `iq_values` and `iq_attention_mask`, and the spectrogram view of a recording."""
 
 from collections import defaultdict
-from fractions import Fraction
 
 import numpy as np
 import torch
 from transformers.feature_extraction_utils import BatchFeature, FeatureExtractionMixin
-from transformers.utils import logging
 
-logger = logging.get_logger(__name__)
+from .views_mmwfm import carrier_offset, center_peak, match_rate, shift_frequency
 
 
 def check_normalization(normalization: str):
@@ -107,34 +105,6 @@ def full_scale(values: torch.Tensor, iq_format: dict[str, float] | None) -> torc
     return torch.view_as_complex(values.to(torch.float32).contiguous())
 
 
-def resample_polyphase(values: torch.Tensor, from_hz: float, to_hz: float) -> torch.Tensor:
-    """Resample (B, A, T) complex64 by a Kaiser-windowed sinc in polyphase form; T becomes ceil(T * to_hz / from_hz).
-
-    The passband ends at 90 % of the smaller Nyquist frequency; images are suppressed by about 70 dB.
-    """
-    ratio = Fraction(to_hz / from_hz).limit_denominator(2000)
-    up, down = ratio.numerator, ratio.denominator
-    if abs(float(ratio) * from_hz / to_hz - 1) > 1e-5:
-        raise ValueError(
-            f"`sampling_rate_hz`: expected a rate whose ratio to {to_hz:g} Hz is near one of whole numbers up to 2000, "
-            f"found {from_hz:g}"
-        )
-    cutoff = 0.95 * min(1.0, up / down)  # centre of the transition band, in units of the input's Nyquist frequency
-    half_width = int(np.ceil(48 / cutoff))
-    offsets = torch.arange(-half_width, half_width + down, dtype=torch.float64)
-    distance = torch.arange(up, dtype=torch.float64)[:, None] * down / up - offsets
-    inside = (1 - (distance / half_width).square()).clamp(min=0)
-    window = torch.special.i0(7.0 * inside.sqrt()) / torch.special.i0(torch.tensor(7.0, dtype=torch.float64))
-    kernel = cutoff * torch.special.sinc(cutoff * distance) * window * (distance.abs() <= half_width)
-    batch_size, antennas, samples = values.shape
-    signal = torch.view_as_real(values).movedim(-1, 2).reshape(-1, 1, samples)
-    signal = torch.nn.functional.pad(signal, (half_width, half_width + down))
-    phases = torch.nn.functional.conv1d(signal, kernel[:, None].to(signal), stride=down)  # (2 B A, up, frames)
-    signal = phases.transpose(1, 2).flatten(1)[:, : -(-samples * up // down)]
-    signal = signal.reshape(batch_size, antennas, 2, -1).movedim(2, -1).contiguous()
-    return torch.view_as_complex(signal)
-
-
 class MMWFMFeatureExtractor(FeatureExtractionMixin):
     """Turns IQ into the model's input.
 
@@ -147,6 +117,12 @@ class MMWFMFeatureExtractor(FeatureExtractionMixin):
             so that full scale is +-1 (uint8: offset 127.5, scale 1/128).
         max_antennas: most antennas the model takes.
         n_fft, hop_length, power_floor: of the spectrogram view, 10 log10(|STFT|^2 + floor) under a Hann window.
+        center_carrier: move the carrier to 0 Hz: one offset for a recording, the centre of the strongest band of
+            max(4, T / 64) bins of the power spectrum summed over its antennas (see `carrier_offset`). After resampling,
+            because the offset belongs to the model's rate, and before normalisation, whose statistics `fit` takes of
+            centred IQ. The spectrogram view has an option of its own.
+        center_peak: roll the rows of the spectrogram view so that the peak of its time-mean power is in the middle
+            row, `n_fft` // 2; rows then count from the peak, not from 0 Hz.
     """
 
     model_input_names = ["iq_values", "iq_attention_mask"]
@@ -162,6 +138,8 @@ class MMWFMFeatureExtractor(FeatureExtractionMixin):
         n_fft: int = 1024,
         hop_length: int = 512,
         power_floor: float = 1e-12,
+        center_carrier: bool = False,
+        center_peak: bool = False,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -175,6 +153,8 @@ class MMWFMFeatureExtractor(FeatureExtractionMixin):
         self.n_fft = n_fft
         self.hop_length = hop_length
         self.power_floor = power_floor
+        self.center_carrier = center_carrier
+        self.center_peak = center_peak
 
     def __call__(
         self,
@@ -182,6 +162,7 @@ class MMWFMFeatureExtractor(FeatureExtractionMixin):
         sampling_rate_hz: float | None = None,
         iq_format: dict[str, float] | None = None,
         resample: bool = False,
+        return_carrier_offset: bool = False,
         return_tensors: str = "pt",
     ) -> BatchFeature:
         """Normalise and batch IQ.
@@ -192,17 +173,26 @@ class MMWFMFeatureExtractor(FeatureExtractionMixin):
             sampling_rate_hz: of this input.
             iq_format: overrides the saved one.
             resample: convert to the fitted sampling rate instead of refusing another one.
+            return_carrier_offset: also give the offset that `center_carrier` removed. The model does not take it.
             return_tensors: "pt" or "np".
 
         Returns:
             `iq_values` (B, A, 2, T) float32 and `iq_attention_mask` (B, A, T) int64, 1 = real; shorter samples and
-            samples of fewer antennas are padded with zeros at the end.
+            samples of fewer antennas are padded with zeros at the end. On request `carrier_offset_hz` (B,) float32, in
+            cycles per sample where no sampling rate is known, neither fitted nor given.
 
         Raises:
-            ValueError: wrong rank or type, empty, NaN or Inf, too many antennas, another sampling rate.
+            ValueError: wrong rank or type, empty, NaN or Inf, too many antennas, another sampling rate, the offset
+                asked of a processor that does not centre.
         """
-        groups = self.read(iq, sampling_rate_hz, iq_format, resample)
-        groups = [(rows, torch.view_as_real(self.normalize(values)).movedim(-1, 2)) for rows, values in groups]
+        if return_carrier_offset and not self.center_carrier:
+            raise ValueError("`return_carrier_offset`: expected a processor with `center_carrier`, found one without")
+        groups, offsets, order = [], [], []
+        for rows, values in self.read(iq, sampling_rate_hz, iq_format, resample):
+            values, offset = self.center(values)
+            groups.append((rows, torch.view_as_real(self.normalize(values)).movedim(-1, 2)))
+            offsets.append(offset)
+            order += rows
         antennas, samples = (max(part.shape[axis] for _, part in groups) for axis in (1, 3))
         if len(groups) == 1:
             values = groups[0][1].contiguous()
@@ -214,7 +204,11 @@ class MMWFMFeatureExtractor(FeatureExtractionMixin):
             for rows, part in groups:
                 values[rows, : part.shape[1], :, : part.shape[3]] = part
                 mask[rows, : part.shape[1], : part.shape[3]] = 1
-        return BatchFeature({"iq_values": values, "iq_attention_mask": mask}).convert_to_tensors(return_tensors)
+        data = {"iq_values": values, "iq_attention_mask": mask}
+        if return_carrier_offset:
+            rate = self.sampling_rate_hz or sampling_rate_hz or 1.0
+            data["carrier_offset_hz"] = (rate * torch.cat(offsets)[torch.tensor(order).argsort()]).float()
+        return BatchFeature(data).convert_to_tensors(return_tensors)
 
     def spectrogram(
         self, iq, sampling_rate_hz: float | None = None, iq_format: dict | None = None, resample: bool = False
@@ -233,7 +227,10 @@ class MMWFMFeatureExtractor(FeatureExtractionMixin):
                 values.flatten(0, 1), self.n_fft, self.hop_length, window=window, center=False, return_complex=True
             )
             power = spectrum.abs().square().unflatten(0, values.shape[:2]).mean(1, keepdim=True)
-            decibels = torch.fft.fftshift(10 * torch.log10(power + self.power_floor), dim=-2)
+            power = torch.fft.fftshift(power, dim=-2)
+            if self.center_peak:
+                power = center_peak(power)
+            decibels = 10 * torch.log10(power + self.power_floor)
             if len(groups) == 1:
                 return decibels
             for row, image in zip(rows, decibels):
@@ -243,10 +240,17 @@ class MMWFMFeatureExtractor(FeatureExtractionMixin):
     def measure(self, iq, statistics: "RunningStatistics"):
         """Add IQ, as for a call, to the statistics of I and Q."""
         for _, values in self.read(iq):
-            statistics.add(torch.view_as_real(values).flatten(0, -2))
+            statistics.add(torch.view_as_real(self.center(values)[0]).flatten(0, -2))
 
     def set_statistics(self, statistics: "RunningStatistics"):
         self.iq_mean, self.iq_std = statistics.mean.tolist(), statistics.std.tolist()
+
+    def center(self, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(B, A, T) complex64 -> the same with the carrier at 0 Hz, and (B,) its offset in cycles per sample."""
+        if not self.center_carrier:
+            return values, values.new_zeros(len(values), dtype=torch.float64)
+        offset = carrier_offset(values)
+        return shift_frequency(values, offset), offset
 
     def normalize(self, values: torch.Tensor) -> torch.Tensor:
         """(B, A, T) complex64 -> the same, normalised."""
@@ -280,27 +284,6 @@ class MMWFMFeatureExtractor(FeatureExtractionMixin):
             check_values(values, "iq")
             if values.shape[1] > self.max_antennas:
                 raise ValueError(f"`iq`: expected at most {self.max_antennas} antennas, found {values.shape[1]}")
-            groups.append((rows, self.match_rate(values, sampling_rate_hz, resample)))
+            values = match_rate(values, self.sampling_rate_hz, sampling_rate_hz, resample, "sampling_rate_hz")
+            groups.append((rows, values))
         return groups
-
-    def match_rate(self, values: torch.Tensor, sampling_rate_hz: float | None, resample: bool) -> torch.Tensor:
-        fitted = self.sampling_rate_hz
-        if sampling_rate_hz is not None and not sampling_rate_hz > 0:
-            raise ValueError(f"`sampling_rate_hz`: expected a positive number, found {sampling_rate_hz}")
-        if resample and (fitted is None or sampling_rate_hz is None):
-            raise ValueError(
-                f"`resample`: expected a fitted and a given sampling rate, found {fitted} and {sampling_rate_hz}"
-            )
-        if fitted is None:
-            return values
-        if sampling_rate_hz is None:
-            logger.warning_once(f"`sampling_rate_hz` is not given; assuming the fitted {fitted:g} Hz.")
-            return values
-        if abs(sampling_rate_hz / fitted - 1) < 1e-6:
-            return values
-        if not resample:
-            raise ValueError(
-                f"`sampling_rate_hz`: expected {fitted:g}, which this processor was fitted for, found "
-                f"{sampling_rate_hz:g}; `resample=True` converts"
-            )
-        return resample_polyphase(values, sampling_rate_hz, fitted)
