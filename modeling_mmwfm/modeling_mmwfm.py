@@ -102,7 +102,7 @@ class MMWFMEmbeddings(nn.Module):
         if index is not None:
             values, positions = take_tokens(values, index), positions[index]
             if value_is_real is not None:
-                value_is_real = take_tokens(value_is_real.expand(len(index), -1, -1), index)
+                value_is_real = take_tokens(value_is_real.expand(index.shape[0], -1, -1), index)
         hidden_states = self.projection(self.features(values, value_is_real))
         if self.config.affine_position == "projection":
             hidden_states = self.affine(hidden_states)
@@ -337,14 +337,15 @@ class MMWFMModel(MMWFMPreTrainedModel):
             tokens["iq"] = self.iq_embeddings.tokenize(iq_values, iq_attention_mask, dtype)
         if pixel_values is not None:
             tokens["image"] = self.image_embeddings.tokenize(pixel_values, dtype)
-        if len({len(part.values) for part in tokens.values()}) > 1:
+        # Sizes from `shape`: `len` would fix the batch size of an exported graph.
+        if len(tokens) == 2 and iq_values.shape[0] != pixel_values.shape[0]:
             raise ValueError(f"expected as many IQ samples as images, found {len(iq_values)} and {len(pixel_values)}")
         return tokens
 
     def encode(self, embeddings: dict[str, torch.Tensor], is_real: dict[str, torch.Tensor | None], **kwargs):
         """Token embeddings (B, N, D) by family -> features (B, 1 + sum of N, D) and attention mask or None."""
         parts = list(embeddings.values())
-        cls = self.cls_token.expand(len(parts[0]), -1, -1)
+        cls = self.cls_token.expand(parts[0].shape[0], -1, -1)
         if self.config.affine_position == "tokens":
             affines = [self.embeddings_of(family).affine for family in embeddings]
             parts = [affine(part) for affine, part in zip(affines, parts)]
@@ -354,7 +355,7 @@ class MMWFMModel(MMWFMPreTrainedModel):
         if any(real is not None for real in is_real.values()):
             ones = {family: part.new_ones(part.shape[:2], dtype=torch.bool) for family, part in embeddings.items()}
             real = [ones[family] if is_real[family] is None else is_real[family] for family in embeddings]
-            attention_mask = torch.cat([real[0].new_ones(len(cls), 1), *real], dim=1)
+            attention_mask = torch.cat([real[0].new_ones(cls.shape[0], 1), *real], dim=1)
         hidden_states = run_layers(self.layers, self.config, hidden_states, attention_mask, **kwargs)
         return self.norm(hidden_states), attention_mask
 

@@ -14,7 +14,8 @@ SIZES = ["tiny", "small", "base", "large", "wavesfm"]
 
 
 def test_the_five_sizes_are_shipped():
-    assert sorted(path.name for path in PRESETS.iterdir()) == sorted(SIZES)
+    kinds = {path.name: json.loads((path / "config.json").read_text())["model_type"] for path in PRESETS.iterdir()}
+    assert set(SIZES) <= {name for name, kind in kinds.items() if kind == "mmwfm"}
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -38,11 +39,14 @@ def test_small_is_the_papers_model_and_the_default():
     assert tuple(getattr(small, name) for name in names) == expected
     assert tuple(getattr(default, name) for name in names) == expected
     assert (small.patch_size, small.segment_length, small.max_antennas) == (16, 16, 16)
+    assert (small.iq_targets, small.iq_input, small.pooling) == ({"waveform": 1.0}, "waveform", "cls")
+    assert small.cross_view_masking == small.contrastive_weight == 0
     assert (small.mask_ratio_iq, small.mask_ratio_image, small.affine_position) == (0.7, 0.7, "projection")
 
 
 def test_a_saved_configuration_comes_back_equal(tmp_path):
     config = MMWFMConfig(**SMALL, num_labels=3, label_min=[0, 0, 0.5], label_max=[80, 60, 40], pooling="mean")
+    config.iq_targets = {"waveform": 1, "envelope": 0.5}
     config.save_pretrained(tmp_path)
     assert MMWFMConfig.from_pretrained(tmp_path).to_dict() == config.to_dict()
 
@@ -69,6 +73,11 @@ def test_a_misspelt_key_in_a_file_is_refused(tmp_path):
         {"affine_position": "after"},
         {"iq_masking": "segment"},
         {"pooling": "max"},
+        {"iq_input": "log_spectrum"},
+        {"iq_targets": {"waveform": "1"}},
+        {"iq_targets": ["waveform"]},
+        {"cross_view_masking": True},
+        {"contrastive_size": 64.5},
         {"normalize_targets": "yes"},
         {"label_min": 0.0, "label_max": 1.0},
         {"modalities": "iq"},
@@ -95,6 +104,19 @@ def test_a_value_of_the_wrong_type_is_refused_by_its_field_name(settings):
         ({"max_antennas": 0}, "`max_antennas`: expected at least 1"),
         ({"mask_ratio_iq": 1.0}, "`mask_ratio_iq`: expected 0 <= ratio < 1, found 1.0"),
         ({"mask_ratio_image": -0.1}, "`mask_ratio_image`: expected 0 <= ratio < 1"),
+        ({"iq_targets": {}}, "`iq_targets`: expected weights above 0 of some of .'waveform'.*found {}"),
+        ({"iq_targets": {"phase": 1.0}}, "`iq_targets`.*'log_spectrum', 'envelope'.*found {'phase': 1.0}"),
+        ({"iq_targets": {"waveform": 1.0, "envelope": 0}}, "`iq_targets`.*'envelope': 0}"),
+        ({"iq_targets": {"waveform": float("nan")}}, "`iq_targets`.*nan"),
+        (
+            {"iq_targets": {"envelope": 1}, "normalize_targets": True, "segment_length": 8},
+            "`normalize_targets`: expected a `segment_length` above 8 beside the target 'envelope', found 8",
+        ),
+        ({"cross_view_masking": 1.5}, "`cross_view_masking`: expected 0 <= probability <= 1, found 1.5"),
+        ({"cross_view_masking": 0.5, "modalities": ["iq"]}, "`cross_view_masking`: expected 0 for one modality"),
+        ({"contrastive_weight": -0.1}, "`contrastive_weight`: expected a weight from 0, found -0.1"),
+        ({"contrastive_temperature": 0}, "`contrastive_temperature`: expected a value above 0, found 0"),
+        ({"contrastive_size": 0}, "`contrastive_size`: expected at least 1, found 0"),
         ({"label_min": [0.0]}, "both `label_min` and `label_max`"),
         ({"label_min": [0.0], "label_max": [0.0]}, "`label_min` below `label_max`"),
         ({"label_min": [0.0], "label_max": [1.0, 2.0]}, "`label_min` below `label_max`"),

@@ -50,10 +50,17 @@ def test_each_padded_sample_keeps_its_own_share_and_never_padding():
         assert set(visible.tolist()) == set(rows[drawn[row, rows].argsort()[:keep]].tolist())
 
 
+ALL_TARGETS = {"waveform": 1.0, "log_spectrum": 0.5, "envelope": 2.0}
+
+
 @pytest.mark.parametrize("iq_masking", ["random", "antenna"])
-@pytest.mark.parametrize("normalize_targets", [False, True])
-def test_a_padded_sample_is_reconstructed_as_it_is_alone(iq_masking, normalize_targets):
-    model = make(MMWFMForPreTraining, iq_masking=iq_masking, normalize_targets=normalize_targets)
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"normalize_targets": True}, {"iq_targets": ALL_TARGETS, "iq_input": "waveform_log_spectrum"}],
+    ids=["waveform", "normalised", "all targets"],
+)
+def test_a_padded_sample_is_reconstructed_as_it_is_alone(iq_masking, settings):
+    model = make(MMWFMForPreTraining, iq_masking=iq_masking, **settings)
     inputs = pad_iq(SAMPLES, fill=float("nan"), extra=20)
     tokens = 4 * math.ceil(inputs["iq_values"].shape[-1] / 8)
     drawn = noise(4, tokens)
@@ -173,8 +180,9 @@ def test_only_visible_tokens_reach_projection_and_encoder():
         torch.testing.assert_close(seen["iq"][row], segment(x, 8)[row][output.iq_mask[row] == 0])
 
 
-def test_hidden_values_do_not_leak_into_the_prediction():
-    model, x, drawn = make(MMWFMForPreTraining), iq(1, 2, 80), noise(1, 20)
+@pytest.mark.parametrize("iq_input", ["waveform", "waveform_log_spectrum"])
+def test_hidden_values_do_not_leak_into_the_prediction(iq_input):
+    model, x, drawn = make(MMWFMForPreTraining, iq_input=iq_input), iq(1, 2, 80), noise(1, 20)
     before = model(iq_values=x, iq_noise=drawn)
     hidden = segment(x, 8).clone()
     hidden[before.iq_mask.bool()] += 100.0
@@ -204,3 +212,101 @@ def test_a_fully_padded_sample_counts_nothing_and_breaks_nothing():
     output = model(iq_values=x, iq_attention_mask=mask, iq_noise=drawn)
     torch.testing.assert_close(output.loss, model(iq_values=x[:1], iq_noise=drawn[:1]).loss, atol=1e-5, rtol=1e-5)
     assert output.iq_mask[1].sum() == 0 and output.iq_logits.isfinite().all()
+
+
+# Of four samples the first has IQ hidden, the second the image, the others neither.
+VIEW_NOISE = torch.tensor([[0.1, 0.49], [0.1, 0.5], [0.6, 0.1], [0.6, 0.9]])
+
+
+def cross_view(probability: float = 0.5, seed: int = 0, **settings):
+    """(model, inputs of four samples, noise of their tokens)"""
+    model = make(MMWFMForPreTraining, cross_view_masking=probability, seed=seed, **settings)
+    inputs = {"iq_values": iq(4, 2, 80), "pixel_values": images(4, 1, 8, 20)}
+    return model, inputs, {"iq_noise": noise(4, 20), "image_noise": noise(4, 10)}
+
+
+def test_a_view_is_hidden_whole_in_the_samples_that_the_noise_chooses():
+    model, inputs, drawn = cross_view()
+    usual = cross_view(0.0)[0](**inputs, **drawn)
+    output = model(**inputs, **drawn, view_noise=VIEW_NOISE)
+    assert output.iq_mask.sum(1).tolist() == [20, 14, 14, 14]
+    assert output.image_mask.sum(1).tolist() == [7, 10, 7, 7]
+    for row in (2, 3):
+        for name in ("iq_mask", "image_mask", "iq_logits", "image_logits"):
+            torch.testing.assert_close(output[name][row], usual[name][row], atol=1e-5, rtol=1e-5)
+    assert torch.equal(output.image_mask[0], usual.image_mask[0])  # the view that stays keeps its usual share
+    assert torch.equal(output.iq_mask[1], usual.iq_mask[1])
+    everything = torch.ones_like(segment(inputs["iq_values"], 8)).bool()
+    expected = plain_loss(segment(inputs["iq_values"], 8), everything, output.iq_logits, output.iq_mask, False)
+    assert output.iq_loss.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_hidden_view_is_reconstructed_from_the_other_alone():
+    model, inputs, drawn = cross_view()
+    drawn["view_noise"] = VIEW_NOISE
+    before = model(**inputs, **drawn)
+    other_iq, other_image = iq(4, 2, 80, seed=8), images(4, 1, 8, 20, seed=9)
+    found = model(**{**inputs, "iq_values": other_iq}, **drawn)
+    assert torch.equal(found.iq_logits[0], before.iq_logits[0])  # IQ was hidden: what it holds changes nothing
+    assert torch.equal(found.image_logits[0], before.image_logits[0])
+    assert (found.image_logits[1] - before.image_logits[1]).abs().max() > 1e-3  # but its image comes from IQ alone
+    found = model(**{**inputs, "pixel_values": other_image}, **drawn)
+    assert torch.equal(found.image_logits[1], before.image_logits[1])
+    assert torch.equal(found.iq_logits[1], before.iq_logits[1])
+    assert (found.iq_logits[0] - before.iq_logits[0]).abs().max() > 1e-3
+
+
+def test_views_are_hidden_in_padded_samples_as_they_are_alone():
+    model, image = make(MMWFMForPreTraining, cross_view_masking=1), images(4, 1, 8, 16)
+    drawn, image_noise, view_noise = noise(4, 40), noise(4, 8), torch.tensor([[0.0, 0.2], [0.0, 0.7]] * 2)
+    batch = model(
+        **pad_iq(SAMPLES), pixel_values=image, iq_noise=drawn, image_noise=image_noise, view_noise=view_noise
+    )
+    for row, sample in enumerate(SAMPLES):
+        rows, one = alone_rows(sample, 4, 8), slice(row, row + 1)
+        alone = model(
+            iq_values=sample[None],
+            pixel_values=image[one],
+            iq_noise=drawn[one, rows],
+            image_noise=image_noise[one],
+            view_noise=view_noise[one],
+        )
+        hidden = batch.iq_mask[row] if row % 2 == 0 else batch.image_mask[row]
+        assert hidden.sum() == (len(rows) if row % 2 == 0 else 8)  # of IQ the real tokens alone
+        torch.testing.assert_close(batch.image_logits[one], alone.image_logits, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(batch.iq_logits[row, rows], alone.iq_logits[0], atol=1e-5, rtol=1e-5)
+        assert torch.equal(batch.iq_mask[row, rows], alone.iq_mask[0])
+
+
+def test_a_view_is_not_hidden_where_the_other_has_nothing_real():
+    model, inputs, drawn = cross_view(1.0)
+    mask = torch.ones(4, 2, 80)
+    mask[:2] = 0
+    view_noise = torch.tensor([[0.0, 0.2], [0.0, 0.7]] * 2)
+    output = model(**inputs, iq_attention_mask=mask, **drawn, view_noise=view_noise)
+    assert output.image_mask.sum(1).tolist() == [7, 7, 7, 10]
+    assert output.iq_mask.sum(1).tolist() == [0, 0, 20, 14]
+    assert output.loss.isfinite()
+
+
+def test_views_are_drawn_at_the_configured_rate_evenly_and_repeat_under_a_seed():
+    model = make(MMWFMForPreTraining, cross_view_masking=0.4)
+    inputs = {"iq_values": iq(2000, 1, 16), "pixel_values": images(2000, 1, 4, 8)}
+    torch.manual_seed(3)
+    first, second = model(**inputs), model(**inputs)
+    hidden = torch.stack([first.iq_mask.all(1), first.image_mask.all(1)])
+    assert not hidden.all(0).any()
+    assert ((hidden.float().mean(1) - 0.2).abs() < 0.04).all()  # more than four deviations of the mean of 2,000
+    assert not torch.equal(first.iq_mask.all(1), second.iq_mask.all(1))
+    torch.manual_seed(3)
+    assert torch.equal(model(**inputs).iq_mask, first.iq_mask)
+
+
+def test_views_are_hidden_only_where_there_are_two():
+    model, inputs, drawn = cross_view(1.0)
+    output = model(iq_values=inputs["iq_values"], iq_noise=drawn["iq_noise"])
+    assert output.iq_mask.sum(1).tolist() == [14] * 4
+    with pytest.raises(ValueError, match=r"expected IQ and image beside `view_noise`, found \['iq'\] alone"):
+        model(iq_values=inputs["iq_values"], view_noise=VIEW_NOISE)
+    with pytest.raises(ValueError, match=r"`view_noise`: expected \(batch, 2\) = \(4, 2\), found \(4,\)"):
+        model(**inputs, view_noise=VIEW_NOISE[:, 0])

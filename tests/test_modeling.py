@@ -115,9 +115,10 @@ SAMPLES = [iq(1, 1, 24, 3)[0], iq(1, 3, 61, 4)[0], iq(1, 4, 5, 5)[0], iq(1, 2, 4
 
 
 @pytest.mark.parametrize("attn_implementation", ["sdpa", "eager"])
-@pytest.mark.parametrize("pooling", ["cls", "mean"])
-def test_a_sample_padded_in_a_batch_gives_what_it_gives_alone(pooling, attn_implementation):
-    model = make(MMWFMModel, pooling=pooling, attn_implementation=attn_implementation)
+@pytest.mark.parametrize("iq_input", ["waveform", "waveform_log_spectrum"])
+@pytest.mark.parametrize("pooling", ["cls", "mean", "mean_std"])
+def test_a_sample_padded_in_a_batch_gives_what_it_gives_alone(pooling, iq_input, attn_implementation):
+    model = make(MMWFMModel, pooling=pooling, iq_input=iq_input, attn_implementation=attn_implementation)
     batch = model(**pad_iq(SAMPLES, extra=9))
     for row, sample in enumerate(SAMPLES):
         alone = model(iq_values=sample[None])
@@ -147,6 +148,46 @@ def test_mean_pooling_is_the_mean_of_real_tokens_without_cls():
         torch.testing.assert_close(batch.pooler_output[row], tokens[real].mean(0), atol=1e-5, rtol=1e-5)
     unpadded = model(iq_values=iq(2, 2, 16))
     torch.testing.assert_close(unpadded.pooler_output, unpadded.last_hidden_state[:, 1:].mean(1))
+
+
+def test_mean_std_pooling_adds_the_deviation_of_real_tokens_and_widens_the_head():
+    model = make(MMWFMModel, pooling="mean_std")
+    batch = model(**pad_iq(SAMPLES), pixel_values=images(4, 1, 8, 8))
+    assert batch.pooler_output.shape == (4, 64)
+    for row, sample in enumerate(SAMPLES):
+        tokens = batch.last_hidden_state[row, 1:]
+        real = tokens[torch.cat([alone_rows(sample, 4, 8), torch.arange(len(tokens) - 4, len(tokens))])]
+        expected = torch.cat([real.mean(0), real.std(0, correction=0)])
+        torch.testing.assert_close(batch.pooler_output[row], expected, atol=1e-5, rtol=1e-5)
+    assert batch.pooler_output[:, 32:].min() > 1e-3
+    assert make(MMWFMForSequenceClassification, pooling="mean_std", num_labels=3).classifier.weight.shape == (3, 64)
+    assert model.bfloat16()(pixel_values=images(4, 1, 8, 8)).pooler_output.dtype == torch.bfloat16
+
+
+def test_the_deviation_of_a_single_token_is_zero_and_can_be_trained_through():
+    model, values = make(MMWFMModel, pooling="mean_std"), iq(2, 1, 8).requires_grad_()
+    pooled = model(iq_values=values).pooler_output
+    assert pooled[:, 32:].abs().max() < 1e-5
+    pooled.sum().backward()
+    assert values.grad.isfinite().all() and values.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize("samples, real", [(40, 40), (37, 37), (48, 37)], ids=["whole", "odd length", "padded"])
+def test_the_log_spectrum_of_a_segment_enters_beside_its_samples(samples, real):
+    model, values, seen = make(MMWFMModel, iq_input="waveform_log_spectrum"), iq(1, 3, samples), []
+    mask = torch.zeros(1, 3, samples)
+    mask[..., :real] = 1
+    part = model.iq_embeddings
+    assert part.projection.weight.shape == (32, 24)
+    part.projection.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0][0]))
+    model(iq_values=values, iq_attention_mask=mask)
+    for step, antenna in ((0, 0), (4, 2), (2, 1)):
+        token = np.zeros(8, np.complex128)
+        length = min(8, real - 8 * step)
+        token[:length].real, token[:length].imag = values[0, antenna, :, 8 * step : 8 * step + length].numpy()
+        spectrum = np.log10(np.abs(np.fft.fft(token)) ** 2 / length + 1e-2) + 0.5
+        expected = np.concatenate([token.real, token.imag, spectrum])
+        np.testing.assert_allclose(seen[0][3 * step + antenna], expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("affine_position", ["projection", "tokens", "none"])
