@@ -120,7 +120,7 @@ def with_and_without_interference():
 
 
 def positions(task):
-    return [row for item in task.plan({"train": 480})["train"] for row in task.rows(0, "train", item)]
+    return [row for item in task.plan({"train": 960})["train"] for row in task.rows(0, "train", item)]
 
 
 SETS = {
@@ -138,7 +138,7 @@ DECLARED = {
     ("rfp", "dc"): (0.35, 0.65),
     ("interference or none", "level"): (0.8, 0.97),
     ("rfs", "burst length"): (0.1, 0.3),
-    ("pos-indoor", "level per station"): (0.1, 0.4),
+    ("pos-indoor", "level per station"): (0.06, 0.3),
     ("pos-outdoor", "level per station"): (0.1, 0.4),
 }
 
