@@ -12,15 +12,21 @@ from transformers import (
     AutoProcessor,
 )
 
+from .configuration_iqfm import IQFMConfig
 from .configuration_mmwfm import MMWFMConfig
 from .feature_extraction_mmwfm import MMWFMFeatureExtractor
 from .image_processing_mmwfm import MMWFMImageProcessor
+from .modeling_iqfm import IQFMForPreTraining, IQFMForSequenceClassification, IQFMModel
 from .modeling_mmwfm import MMWFMForPreTraining, MMWFMForSequenceClassification, MMWFMModel
 from .processing_mmwfm import MMWFMProcessor
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "IQFMConfig",
+    "IQFMForPreTraining",
+    "IQFMForSequenceClassification",
+    "IQFMModel",
     "MMWFMConfig",
     "MMWFMFeatureExtractor",
     "MMWFMForPreTraining",
@@ -40,6 +46,13 @@ for auto_class in (
     AutoModelForAudioClassification,
 ):
     auto_class.register(MMWFMConfig, MMWFMForSequenceClassification)
+AutoConfig.register("iqfm", IQFMConfig)
+AutoModel.register(IQFMConfig, IQFMModel)
+AutoModelForPreTraining.register(IQFMConfig, IQFMForPreTraining)
+for auto_class in (AutoModelForSequenceClassification, AutoModelForAudioClassification):
+    auto_class.register(IQFMConfig, IQFMForSequenceClassification)
+AutoFeatureExtractor.register(IQFMConfig, MMWFMFeatureExtractor)
+AutoProcessor.register(IQFMConfig, MMWFMProcessor)
 AutoFeatureExtractor.register(MMWFMConfig, MMWFMFeatureExtractor)
 AutoImageProcessor.register(MMWFMConfig, slow_image_processor_class=MMWFMImageProcessor)
 AutoProcessor.register(MMWFMConfig, MMWFMProcessor)
@@ -49,6 +62,10 @@ MMWFMConfig.register_for_auto_class()
 MMWFMModel.register_for_auto_class("AutoModel")
 MMWFMForPreTraining.register_for_auto_class("AutoModelForPreTraining")
 MMWFMForSequenceClassification.register_for_auto_class("AutoModelForSequenceClassification")
+IQFMConfig.register_for_auto_class()
+IQFMModel.register_for_auto_class("AutoModel")
+IQFMForPreTraining.register_for_auto_class("AutoModelForPreTraining")
+IQFMForSequenceClassification.register_for_auto_class("AutoModelForSequenceClassification")
 MMWFMFeatureExtractor.register_for_auto_class("AutoFeatureExtractor")
 MMWFMImageProcessor.register_for_auto_class("AutoImageProcessor")
 MMWFMProcessor.register_for_auto_class("AutoProcessor")

@@ -46,7 +46,7 @@ class FinetuningArguments:
     label_smoothing: float = 0.1
     lora_rank: int = 32
     lora_alpha: float = 64
-    pooling: str | None = field(default=None, metadata={"help": "cls or mean; default: the checkpoint's"})
+    pooling: str | None = field(default=None, metadata={"help": "cls, mean or mean_std; default: the checkpoint's"})
     carrier_shift: float = field(default=0.0, metadata={"help": "random carrier shift, share of the sampling rate"})
     random_encoder: bool = field(
         default=False,

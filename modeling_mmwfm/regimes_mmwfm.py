@@ -40,6 +40,13 @@ PARTS = {
         probe=("cls_token",),
         sizes=("hidden_size", "num_hidden_layers", "num_attention_heads", "patch_size", "segment_length"),
     ),
+    "iqfm": Parts(
+        inputs={"iq": ("stem.convolution",)},
+        blocks="stages",
+        lora_targets=r".*\.(expand|project|stages\.\d+)\.convolution",  # the 1x1 convolutions
+        probe=(),
+        sizes=("num_antennas", "stem_channels", "stage_channels", "stage_depths", "hidden_size"),
+    ),
 }
 
 

@@ -70,7 +70,8 @@ def test_the_table_of_presets_gives_the_true_sizes():
     rows = re.findall(
         r"^\| `(\w+)` \| (\d+) x (\d+), (\d+) heads .*?\| ([\d,]+) \|", (ROOT / "README.md").read_text(), re.M
     )
-    assert {row[0] for row in rows} == {path.name for path in (ROOT / "configuration/models").iterdir()}
+    presets = (ROOT / "configuration/models").iterdir()
+    assert {row[0] for row in rows} == {path.name for path in presets if not (path.name == "iqfm" or "-" in path.name)}
     for name, width, depth, heads, parameters in rows:
         config = MMWFMConfig.from_pretrained(ROOT / "configuration/models" / name)
         assert (config.hidden_size, config.num_hidden_layers, config.num_attention_heads) == (
