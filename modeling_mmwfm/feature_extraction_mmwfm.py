@@ -118,9 +118,9 @@ class MMWFMFeatureExtractor(FeatureExtractionMixin):
         max_antennas: most antennas the model takes.
         n_fft, hop_length, power_floor: of the spectrogram view, 10 log10(|STFT|^2 + floor) under a Hann window.
         center_carrier: move the carrier to 0 Hz: one offset for a recording, the centre of the strongest band of
-            max(4, T / 64) bins of the power spectrum summed over its antennas (see `carrier_offset`). After resampling,
-            because the offset belongs to the model's rate, and before normalisation, whose statistics `fit` takes of
-            centred IQ. The spectrogram view has an option of its own.
+            max(4, T / 64) bins of its power spectrum, summed over the antennas (see `carrier_offset`). After
+            resampling, because the model's rate sets the band, and before normalisation, whose statistics `fit` takes
+            of centred IQ. The spectrogram view is left where it is: it has an option of its own.
         center_peak: roll the rows of the spectrogram view so that the peak of its time-mean power is in the middle
             row, `n_fft` // 2; rows then count from the peak, not from 0 Hz.
     """

@@ -98,8 +98,8 @@ class MMWFMProcessor(ProcessorMixin):
                 view of CSI, `sampling_rate_hz` is the packet rate.
             batch_size: rows read at a time.
 
-        Data of several rates, or of an unknown one, pin the processor to none. A packet rate that is set already stays,
-        and images of other rates are converted to it.
+        Data of several rates, or of an unknown one, pin the processor to none. A packet rate that is set already
+        stays, and images of other rates are converted to it.
         """
         if hasattr(dataset, "with_format") and hasattr(dataset, "iter"):
             batches = dataset.with_format("numpy").iter(batch_size)
@@ -134,7 +134,7 @@ class MMWFMProcessor(ProcessorMixin):
             rates = batch.get("sampling_rate_hz")
         rates = [0.0] * len(values) if rates is None else [float(rate) for rate in rates]
         fitted = self.image_processor.packet_rate_hz
-        for rate in set(rates):
+        for rate in sorted(set(rates)):
             part = values
             if is_list(values) or len(set(rates)) > 1:
                 part = [value for value, own in zip(values, rates) if own == rate]

@@ -182,7 +182,7 @@ def doppler_image(values: torch.Tensor, width: int, num_groups: int, window: int
     frames = 1 + (packets - window) // hop
     image = values.new_empty(*values.shape[:2], num_groups, bins, frames)
     # By parts of a bounded size: the STFT is much larger than the CSI and the image.
-    size = max(1, 2**22 // (subcarriers * frames * 2 * bins))
+    size = max(1, 2**20 // (subcarriers * frames * 2 * bins))
     for part, out in zip(values.flatten(0, 1).split(size), image.flatten(0, 1).split(size)):
         squares = (part.unfold(-1, window, hop) @ basis).square_()  # (rows, subcarriers, frames, 2 bins)
         power = (average @ squares.flatten(2)).unflatten(2, squares.shape[2:])
