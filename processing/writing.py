@@ -6,18 +6,32 @@ import math
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 from pathlib import Path
 
 import datasets
 import multiprocess
+import numpy as np
+import pyarrow as pa
 import torch
-from datasets import Features, GeneratorBasedBuilder, SplitGenerator
+from datasets import ArrowBasedBuilder, Features, SplitGenerator
+from datasets.arrow_writer import OptimizedTypedSequence
 
 RECIPE_FILE = "generation.json"
 BUFFER_BYTES = 2**25  # of rows that a process holds before it writes them
 
 
-class _FolderBuilder(GeneratorBasedBuilder):
+def _table(features, rows):
+    """Rows as one Arrow table. Arrays are stacked first: converted one by one they take half as long as the writing."""
+    columns = features.encode_batch({name: [row[name] for row in rows] for name in rows[0]})
+    arrays = []
+    for name, feature in features.items():
+        values = np.stack(columns[name]) if hasattr(feature, "shape") else columns[name]
+        arrays.append(pa.array(OptimizedTypedSequence(values, type=feature, col=name)))
+    return pa.Table.from_arrays(arrays, schema=features.arrow_schema)
+
+
+class _FolderBuilder(ArrowBasedBuilder):
     """Rows are a function of (split, item), so any number of processes writes the same data in the same order."""
 
     VERSION = "1.0.0"
@@ -32,18 +46,19 @@ class _FolderBuilder(GeneratorBasedBuilder):
     def _split_generators(self, dl_manager):
         # `datasets` hands each process its part of every list in gen_kwargs.
         return [
-            SplitGenerator(name=split, gen_kwargs={"split": [split] * len(items), "items": list(enumerate(items))})
+            SplitGenerator(name=split, gen_kwargs={"split": [split] * len(items), "items": list(items)})
             for split, items in self.items.items()
         ]
 
-    def _generate_examples(self, split, items):
+    def _generate_tables(self, split, items):
         if multiprocess.parent_process() is not None:
-            torch.set_num_threads(
-                1
-            )  # a process made by fork must not enter its parent's OpenMP threads: it would hang
-        for name, (position, item) in zip(split, items):
-            for number, row in enumerate(self.row_function(name, item)):
-                yield f"{position}-{number}", {**row, "split": name}
+            # a process made by fork must not enter its parent's OpenMP threads: it would hang
+            torch.set_num_threads(1)
+        rows = ({**row, "split": name} for name, item in zip(split, items) for row in self.row_function(name, item))
+        number = 0
+        while batch := list(islice(rows, self._writer_batch_size)):
+            yield number, _table(self.info.features, batch)
+            number += 1
 
 
 def fingerprint(files: Iterable[Path], folder: Path) -> str:

@@ -5,10 +5,12 @@ from typing import NamedTuple
 import numpy as np
 from scipy import fft
 
+from processing.simulation.waveforms import complex_normal, phasor
+
 
 def mean_power(samples):
     """Mean of |x|^2 over time."""
-    return np.mean(samples.real**2 + samples.imag**2, axis=-1)
+    return np.vecdot(samples, samples).real / samples.shape[-1]
 
 
 def iq_imbalance(samples, gain_db, phase_deg):
@@ -34,27 +36,32 @@ def rapp_amplifier(samples, input_backoff_db, smoothness=2.0, phase_rad=0.0):
     drive = (samples.real**2 + samples.imag**2) / (mean_power(samples) * 10 ** (input_backoff_db / 10))
     gain = (1 + drive**smoothness) ** (-0.5 / smoothness)
     if phase_rad:
-        gain = gain * np.exp(1j * np.float32(phase_rad) * (drive / (1 + drive)))
+        gain = gain * phasor(phase_rad / (2 * np.pi) * (drive / (1 + drive)))
     return samples * gain.astype(np.complex64)
 
 
 def carrier_offset(num_samples, offset_hz, sampling_rate_hz):
     """Phasor of a carrier frequency offset."""
-    return np.exp(2j * np.pi * offset_hz / sampling_rate_hz * np.arange(num_samples)).astype(np.complex64)
+    return phasor(offset_hz / sampling_rate_hz * np.arange(num_samples))
 
 
-def phase_noise(rng, num_samples, linewidth_hz, sampling_rate_hz):
-    """Phasor of a free-running oscillator: Wiener phase whose line is `linewidth_hz` wide (3 dB, two-sided)."""
-    steps = rng.standard_normal(num_samples) * np.sqrt(2 * np.pi * linewidth_hz / sampling_rate_hz)
-    return np.exp(1j * np.cumsum(steps)).astype(np.complex64)
+def phase_noise(rng, num_samples, linewidth_hz, sampling_rate_hz, offset_hz=0.0):
+    """Phasor of a free-running oscillator: Wiener phase whose line is `linewidth_hz` wide (3 dB, two-sided).
+
+    `offset_hz` is the line's frequency.
+    """
+    step_cycles = rng.standard_normal(num_samples)
+    step_cycles *= np.sqrt(linewidth_hz / (2 * np.pi * sampling_rate_hz))
+    step_cycles += offset_hz / sampling_rate_hz
+    return phasor(np.cumsum(step_cycles))
 
 
 def awgn(rng, samples, snr_db, signal_power=None):
     """Adds white noise `snr_db` below `signal_power` (default: mean power over all axes)."""
-    signal_power = np.mean(mean_power(samples)) if signal_power is None else signal_power
-    scale = np.float32(np.sqrt(signal_power * 10 ** (-snr_db / 10) / 2))
-    noise = rng.standard_normal((*samples.shape, 2), dtype=np.float32).view(np.complex64)[..., 0]
-    return samples + scale * noise
+    signal_power = mean_power(samples).mean() if signal_power is None else signal_power
+    noise = complex_normal(rng, samples.shape)
+    noise *= np.float32(np.sqrt(signal_power * 10 ** (-snr_db / 10)))
+    return samples + noise
 
 
 class Channel(NamedTuple):
@@ -67,8 +74,7 @@ class Channel(NamedTuple):
 def rms_delay_spread_s(delays_s, powers):
     """Power-weighted standard deviation of the path delays."""
     powers = powers / powers.sum()
-    mean = np.sum(powers * delays_s)
-    return np.sqrt(np.sum(powers * (delays_s - mean) ** 2))
+    return np.sqrt(powers @ (delays_s - powers @ delays_s) ** 2)
 
 
 def simo_channel(rng, num_antennas, delay_spread_s, k_factor_db, num_paths=20):
@@ -77,15 +83,15 @@ def simo_channel(rng, num_antennas, delay_spread_s, k_factor_db, num_paths=20):
     Diffuse powers fall off exponentially with delay and arrive from the half-plane in front of the array. Delays are
     scaled so that the rms delay spread, line of sight included, is exactly `delay_spread_s` (3GPP TR 38.901, 7.7.3).
     """
-    delays = np.concatenate([[0.0], np.sort(rng.exponential(1.0, num_paths))])
     # delays are drawn with an exponential density, so that equal mean powers already give an exponential profile
-    powers = np.concatenate([[10 ** (k_factor_db / 10)], rng.exponential(1.0, num_paths) / num_paths])
+    delays, powers = rng.standard_exponential((2, num_paths + 1))
+    delays[0], powers[0] = 0, num_paths * 10 ** (k_factor_db / 10)
+    delays.sort()
     powers /= powers.sum()
     delays *= delay_spread_s / rms_delay_spread_s(delays, powers)
-    azimuth = rng.uniform(-np.pi / 2, np.pi / 2, num_paths + 1)
-    steering = np.exp(1j * np.pi * np.outer(np.arange(num_antennas), np.sin(azimuth)))
-    amplitudes = np.sqrt(powers) * np.exp(2j * np.pi * rng.random(num_paths + 1))
-    return Channel(delays, steering * amplitudes)
+    azimuth, phase = np.pi * (rng.random((2, num_paths + 1)) - 0.5)
+    phases = np.multiply.outer(np.arange(num_antennas), np.pi * np.sin(azimuth)) + 2 * phase
+    return Channel(delays, np.sqrt(powers) * np.exp(1j * phases))
 
 
 def frequency_response(channel, num_bins, sampling_rate_hz):
@@ -95,12 +101,11 @@ def frequency_response(channel, num_bins, sampling_rate_hz):
     """
     num_fine = int(np.ceil(np.sqrt(num_bins)))
     coarse = np.arange(0, num_bins, num_fine) - num_bins // 2
-    cycles_per_bin = channel.delays_s * (sampling_rate_hz / num_bins)
-    coarse_phasors = np.exp(-2j * np.pi * np.outer(coarse, cycles_per_bin))
-    fine_phasors = np.exp(-2j * np.pi * np.outer(cycles_per_bin, np.arange(num_fine))).astype(np.complex64)
-    weighted = (channel.gains[:, None, :] * coarse_phasors).astype(np.complex64)
-    response = (weighted @ fine_phasors).reshape(len(weighted), -1)[:, :num_bins]
-    return fft.ifftshift(response, axes=-1)
+    cycles_per_bin = channel.delays_s * (-sampling_rate_hz / num_bins)
+    fine_phasors = phasor(np.multiply.outer(cycles_per_bin, np.arange(num_fine)))
+    weighted = channel.gains.astype(np.complex64)[:, None, :] * phasor(np.multiply.outer(coarse, cycles_per_bin))
+    response = (weighted @ fine_phasors).reshape(len(weighted), -1)
+    return np.concatenate([response[:, num_bins // 2 : num_bins], response[:, : num_bins // 2]], axis=1)
 
 
 def apply_channel(samples, channel, sampling_rate_hz):
@@ -109,4 +114,5 @@ def apply_channel(samples, channel, sampling_rate_hz):
     The convolution is circular: the caller cuts off the ends, by more than the longest delay.
     """
     response = frequency_response(channel, len(samples), sampling_rate_hz)
-    return fft.ifft(response * fft.fft(samples), axis=-1)
+    response *= fft.fft(samples)
+    return fft.ifft(response, axis=-1, overwrite_x=True)

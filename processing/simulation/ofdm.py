@@ -51,6 +51,14 @@ def ofdm(rng, modulation, num_samples, fft_size=64, prefix_length=16, num_subcar
     return ofdm_symbols(data, fft_size, (prefix_length,))[:num_samples]
 
 
+@lru_cache(maxsize=504)
+def _lte_synchronisation(cell_id):
+    """(2, 62): SSS and PSS. The SSS is a fixed binary sequence per cell here, not the standard's two m-sequences."""
+    n = np.arange(63)
+    zadoff_chu = np.exp(-1j * np.pi * (25, 29, 34)[cell_id % 3] * n * (n + 1) / 63)
+    return np.stack([np.random.default_rng(cell_id).choice([-1, 1], 62), np.delete(zadoff_chu, 31)])
+
+
 def lte_downlink(rng, num_subframes, num_resource_blocks=25, load=1.0, cell_id=0):
     """LTE FDD downlink, one port, normal prefix. Rate: 15 kHz * `LTE_FFT_SIZES[num_resource_blocks]`; 1 ms each.
 
@@ -61,18 +69,16 @@ def lte_downlink(rng, num_subframes, num_resource_blocks=25, load=1.0, cell_id=0
     grid = np.zeros((num_subframes, 14, num_subcarriers), np.complex64)
     for subframe in grid:
         used = np.repeat(rng.random(num_resource_blocks) < load, 12)
-        subframe[2:, used] = random_symbols(rng, rng.choice(["qpsk", "16qam", "64qam"]), (12, used.sum()))
+        modulation = ("qpsk", "16qam", "64qam")[rng.integers(3)]
+        subframe[2:, used] = random_symbols(rng, modulation, (12, used.sum()))
         occupied = np.repeat(rng.random((2, num_subcarriers // 4)) < 0.3 + 0.7 * load, 4, axis=1)
         subframe[:2] = random_symbols(rng, "qpsk", (2, num_subcarriers)) * occupied
     for symbol, shift in ((0, 0), (4, 3), (7, 0), (11, 3)):
         pilots = grid[:, symbol, (shift + cell_id) % 6 :: 6]
         pilots[:] = random_symbols(rng, "qpsk", pilots.shape)
-    centre, n = num_subcarriers // 2, np.arange(63)
-    zadoff_chu = np.exp(-1j * np.pi * (25, 29, 34)[cell_id % 3] * n * (n + 1) / 63)
+    centre = num_subcarriers // 2
     grid[::5, 5:7, centre - 36 : centre + 36] = 0
-    grid[::5, 6, centre - 31 : centre + 31] = np.delete(zadoff_chu, 31)
-    # the SSS is a fixed binary sequence per cell here, not the standard's pair of m-sequences
-    grid[::5, 5, centre - 31 : centre + 31] = np.random.default_rng(cell_id).choice([-1, 1], 62)
+    grid[::5, 5:7, centre - 31 : centre + 31] = _lte_synchronisation(int(cell_id))
     prefixes = tuple(fft_size * length // 2048 for length in (160,) + 6 * (144,))
     return ofdm_symbols(grid.reshape(-1, num_subcarriers), fft_size, prefixes)
 
@@ -94,7 +100,8 @@ def nr_downlink(rng, num_slots, num_resource_blocks=51, numerology=1, load=1.0, 
     width = max(1, round(load * num_resource_blocks))
     for slot in np.flatnonzero(rng.random(num_slots) < activity):
         first = 12 * rng.integers(0, num_resource_blocks - width + 1)
-        data = random_symbols(rng, rng.choice(["qpsk", "16qam", "64qam", "256qam"]), (14, 12 * width))
+        modulation = ("qpsk", "16qam", "64qam", "256qam")[rng.integers(4)]
+        data = random_symbols(rng, modulation, (14, 12 * width))
         data[2] = random_symbols(rng, "qpsk", 12 * width) * np.sqrt(2)
         data[2, 1::2] = 0
         grid[slot, :, first : first + 12 * width] = data
@@ -106,22 +113,27 @@ def nr_downlink(rng, num_slots, num_resource_blocks=51, numerology=1, load=1.0, 
     return ofdm_symbols(grid.reshape(-1, num_subcarriers), fft_size, prefixes, null_dc=False)
 
 
+@lru_cache
+def _wifi_training():
+    short = np.zeros((1, 52), np.complex64)
+    short[0, [2, 6, 10, 14, 18, 22, 29, 33, 37, 41, 45, 49]] = WIFI_SHORT_TRAINING[WIFI_SHORT_TRAINING != 0]
+    long = np.delete(WIFI_LONG_TRAINING, 26)[None]
+    parts = [
+        np.resize(np.roll(ofdm_symbols(symbol, 64, (0,)), roll), 160) for symbol, roll in ((short, 0), (long, 32))
+    ]
+    return np.concatenate(parts)
+
+
 def wifi_frame(rng, num_data_symbols, modulation="16qam"):
     """One IEEE 802.11a/g frame at 20 MS/s: two training fields of 8 us, then symbols of 4 us (17.3, OFDM PHY).
 
     The first symbol is the SIGNAL field (BPSK); the others carry `modulation`. Pilots are on +-7 and +-21.
     """
-    short = np.zeros((1, 52), np.complex64)
-    short[0, [2, 6, 10, 14, 18, 22, 29, 33, 37, 41, 45, 49]] = WIFI_SHORT_TRAINING[WIFI_SHORT_TRAINING != 0]
-    long = np.delete(WIFI_LONG_TRAINING, 26)[None]
     data = random_symbols(rng, modulation, (num_data_symbols + 1, 52))
     data[0] = random_symbols(rng, "bpsk", 52)
-    polarity = rng.choice([-1, 1], (len(data), 1))
+    polarity = 1 - 2 * rng.integers(0, 2, (len(data), 1))
     data[:, [5, 19, 32, 46]] = polarity * np.array([1, 1, 1, -1])
-    training = [
-        np.resize(np.roll(ofdm_symbols(symbol, 64, (0,)), roll), 160) for symbol, roll in ((short, 0), (long, 32))
-    ]
-    return np.concatenate([*training, ofdm_symbols(data, 64, (16,))])
+    return np.concatenate([_wifi_training(), ofdm_symbols(data, 64, (16,))])
 
 
 def digital_audio_broadcasting(rng, num_frames):

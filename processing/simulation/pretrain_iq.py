@@ -15,11 +15,17 @@ OPTIONS = {}
 
 NUM_ANTENNAS = 4
 NUM_SAMPLES = 1024
+ANTENNA_MISMATCH = np.array([0.5, np.deg2rad(5)])[:, None, None]  # standard deviations in dB and rad
 GUARD_SAMPLES = 128  # on both sides, longer than any path delay at the highest sampling rate
 
 
 def _rate_hz(rng, low_hz, high_hz):
     return float(np.exp(rng.uniform(np.log(low_hz), np.log(high_hz))))
+
+
+def _choice(rng, values):
+    """One of a few values: `rng.choice` makes an array of them first."""
+    return values[rng.integers(len(values))]
 
 
 def _linear(modulation):
@@ -33,7 +39,7 @@ def _linear(modulation):
 
 def _dsss(modulation):
     def build(rng, length):
-        chips = int(rng.choice([11, 31, 63, 127]))
+        chips = _choice(rng, [11, 31, 63, 127])
         return waveforms.dsss(rng, modulation, length, int(rng.integers(2, 7)), chips), _rate_hz(rng, 4e6, 10e6)
 
     return build
@@ -49,9 +55,9 @@ def _gfsk(symbol_rate_hz, modulation_index, bandwidth_time, levels=2):
 
 
 def _ofdm(rng, length):
-    size = int(rng.choice([64, 128, 256, 512]))
-    modulation = rng.choice(["bpsk", "qpsk", "16qam", "64qam"])
-    prefix_length = size // int(rng.choice([4, 8, 16]))
+    size = _choice(rng, [64, 128, 256, 512])
+    modulation = _choice(rng, ["bpsk", "qpsk", "16qam", "64qam"])
+    prefix_length = size // _choice(rng, [4, 8, 16])
     samples = ofdm.ofdm(rng, modulation, length + size + prefix_length, size, prefix_length, 2 * (2 * size // 5))
     return random_cut(rng, samples, length), _rate_hz(rng, 2e6, 20e6)
 
@@ -65,14 +71,14 @@ def _nr(rng, length):
 
 
 def _wifi(rng, length):
-    frame = ofdm.wifi_frame(rng, length // 80 + 10, rng.choice(["bpsk", "qpsk", "16qam", "64qam"]))
+    frame = ofdm.wifi_frame(rng, length // 80 + 10, _choice(rng, ["bpsk", "qpsk", "16qam", "64qam"]))
     return random_cut(rng, frame, length), ofdm.WIFI_SAMPLING_RATE_HZ
 
 
 def _lora(rng, length):
-    bandwidth_hz, oversampling = float(rng.choice([125e3, 250e3, 500e3])), int(rng.choice([2, 4]))
-    frame = waveforms.lora(rng, 12, int(rng.choice([7, 8])), oversampling)
-    return random_cut(rng, frame, length), oversampling * bandwidth_hz
+    bandwidth_hz, oversampling = _choice(rng, [125e3, 250e3, 500e3]), _choice(rng, [2, 4])
+    frame = waveforms.lora(rng, 12, _choice(rng, [7, 8]), oversampling, length)
+    return frame, oversampling * bandwidth_hz
 
 
 def _fm(rng, length):
@@ -88,8 +94,11 @@ def _am(rng, length):
 def _on_off_keying(rng, length):
     rate_hz = _rate_hz(rng, 50e3, 200e3)
     # a word of 64 bits outlasts the window, which therefore never falls into the pause after it
-    code = waveforms.remote_control(rng, 4 * length, rate_hz, 10 ** rng.uniform(-3.6, -3.2), 64, bool(rng.integers(2)))
-    return code[rng.integers(0, length // 4) :][:length], rate_hz
+    num_samples = length + length // 4
+    code = waveforms.remote_control(
+        rng, num_samples, rate_hz, 10 ** rng.uniform(-3.6, -3.2), 64, bool(rng.integers(2))
+    )
+    return random_cut(rng, code, length), rate_hz
 
 
 # modulation -> its waveform with the sampling rate, and the carrier frequencies it is found at
@@ -112,6 +121,22 @@ MODULATIONS = {
 }
 
 
+NAMES = list(MODULATIONS)
+# uniform draws of one window's front ends, channel and level
+RANGES = {
+    "iq_gain_db": (-0.5, 0.5),
+    "iq_phase_deg": (-3, 3),
+    "lo_leakage_dbc": (-45, -25),
+    "input_backoff_db": (6, 12),
+    "am_pm_rad": (-0.3, 0.3),
+    "linewidth_hz": (5, 60),
+    "delay_spread_s": (20e-9, 60e-9),
+    "k_factor_db": (-3, 12),
+    "snr_db": (0, 30),
+    "level_dbfs": (-15, -9),
+}
+
+
 def features():
     return schema.iq_features(NUM_ANTENNAS, NUM_SAMPLES)
 
@@ -123,45 +148,36 @@ def plan(split_samples):
 def rows(seed, split, index):
     """One window: transmitter, indoor channel and receiver drawn anew. The channel is static within it."""
     rng = random_generator(seed, TASK, split, index)
-    modulation = rng.choice(list(MODULATIONS))
+    modulation = _choice(rng, NAMES)
     build, carrier_range_hz = MODULATIONS[modulation]
     carrier_hz = float(rng.uniform(*carrier_range_hz))
     length = NUM_SAMPLES + 2 * GUARD_SAMPLES
     samples, rate_hz = build(rng, length)
-    drawn = {
-        "iq_gain_db": rng.uniform(-0.5, 0.5),
-        "iq_phase_deg": rng.uniform(-3, 3),
-        "lo_leakage_dbc": rng.uniform(-45, -25),
-        "input_backoff_db": rng.uniform(6, 12),
-        "am_pm_rad": rng.uniform(-0.3, 0.3),
-        # oscillators of transmitter and receiver together; narrow signals are tuned in within a fiftieth of the band
-        "carrier_offset_hz": rng.uniform(-1, 1) * min(2e-6 * carrier_hz, 0.02 * rate_hz),
-        "linewidth_hz": rng.uniform(5, 60),
-        "delay_spread_s": rng.uniform(20e-9, 60e-9),
-        "k_factor_db": rng.uniform(-3, 12),
-        "snr_db": rng.uniform(0, 30),
-        "level_dbfs": rng.uniform(-15, -9),
-    }
+    uniform = rng.random(len(RANGES)).tolist()
+    drawn = {name: low + (high - low) * u for (name, (low, high)), u in zip(RANGES.items(), uniform, strict=True)}
+    # oscillators of transmitter and receiver together; narrow signals are tuned in within a fiftieth of the band
+    drawn["carrier_offset_hz"] = rng.uniform(-1, 1) * min(2e-6 * carrier_hz, 0.02 * rate_hz)
     samples = impairments.iq_imbalance(samples, drawn["iq_gain_db"], drawn["iq_phase_deg"])
     samples = impairments.lo_leakage(samples, drawn["lo_leakage_dbc"], rng.uniform(0, 2 * np.pi))
     samples = impairments.rapp_amplifier(samples, drawn["input_backoff_db"], 2.0, drawn["am_pm_rad"])
-    channel = impairments.simo_channel(rng, NUM_ANTENNAS, drawn["delay_spread_s"], drawn["k_factor_db"])
+    delays_s, gains = impairments.simo_channel(rng, NUM_ANTENNAS, drawn["delay_spread_s"], drawn["k_factor_db"])
+    # the antennas' gains and phases are calibrated only roughly
+    level_db, phase_rad = rng.standard_normal((2, NUM_ANTENNAS, 1)) * ANTENNA_MISMATCH
+    channel = impairments.Channel(delays_s, gains * 10 ** (level_db / 20) * np.exp(1j * phase_rad))
     received = impairments.apply_channel(samples, channel, rate_hz)[:, GUARD_SAMPLES:-GUARD_SAMPLES]
-    # one local oscillator feeds all antennas; their gains and phases are calibrated only roughly
-    oscillator = impairments.carrier_offset(NUM_SAMPLES, drawn["carrier_offset_hz"], rate_hz)
-    oscillator *= impairments.phase_noise(rng, NUM_SAMPLES, drawn["linewidth_hz"], rate_hz)
-    mismatch = 10 ** (rng.normal(0, 0.5, NUM_ANTENNAS) / 20) * np.exp(1j * np.deg2rad(rng.normal(0, 5, NUM_ANTENNAS)))
-    received = received * oscillator * mismatch[:, None].astype(np.complex64)
-    received = impairments.awgn(rng, received, drawn["snr_db"])
-    received *= np.float32(10 ** (drawn["level_dbfs"] / 20) / np.sqrt(np.mean(impairments.mean_power(received))))
+    # one local oscillator feeds all antennas
+    offset_hz, linewidth_hz = drawn["carrier_offset_hz"], drawn["linewidth_hz"]
+    oscillator = impairments.phase_noise(rng, NUM_SAMPLES, linewidth_hz, rate_hz, offset_hz)
+    received = impairments.awgn(rng, received * oscillator, drawn["snr_db"])
+    received *= np.float32(10 ** (drawn["level_dbfs"] / 20) / np.sqrt(impairments.mean_power(received).mean()))
     recording = f"{TASK}-{seed}-{split}-{index}"
     yield {
-        "iq": np.ascontiguousarray(received, np.complex64).view(np.float32).reshape(NUM_ANTENNAS, NUM_SAMPLES, 2),
+        "iq": received.view(np.float32).reshape(NUM_ANTENNAS, NUM_SAMPLES, 2),
         "recording": recording,
         "group": recording,
         "sampling_rate_hz": rate_hz,
         "center_frequency_hz": carrier_hz,
         "start": 0,
-        "parameters": json.dumps({"modulation": str(modulation), **drawn}),
+        "parameters": json.dumps({"modulation": modulation, **drawn}),
         "source": f"processing.simulation.{TASK}",
     }
