@@ -41,6 +41,10 @@ ADAPTED = """---
 
 {base} adapted to {dataset}, regime `{regime}`, {parameters:,} trained parameters.
 
+```python
+{example}
+```
+
 | split | metric | value |
 |---|---|---|
 {rows}
@@ -49,6 +53,20 @@ Validation picked the epoch; the test split was used once. `run.json` holds the 
 
 {figures}
 """
+
+
+OPEN_MODEL = """from transformers import AutoModelForSequenceClassification, AutoProcessor
+
+processor = AutoProcessor.from_pretrained("{name}", trust_remote_code=True)
+model = AutoModelForSequenceClassification.from_pretrained("{name}", trust_remote_code=True)"""
+
+OPEN_ADAPTER = """from peft import PeftModel
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoProcessor
+
+processor = AutoProcessor.from_pretrained("{name}", trust_remote_code=True)
+config = AutoConfig.from_pretrained("{name}", trust_remote_code=True)  # labels and head
+base = AutoModelForSequenceClassification.from_pretrained("{base}", config=config, trust_remote_code=True)
+model = PeftModel.from_pretrained(base, "{name}").eval()"""
 
 
 def write_pretraining_card(folder: Path, log: list[dict], datasets: dict[str, str]) -> Path:
@@ -77,7 +95,8 @@ def write_task_card(folder: Path, results: dict, run: dict) -> Path:
         results: of `finetune`, by split.
         run: what `run.json` holds.
     """
-    dataset, adapter = Path(run.get("dataset", "data set")).name, run["regime"] == "lora"
+    dataset = Path(run.get("dataset", "data set")).name
+    adapter = run["regime"] == "lora" and not run.get("random_encoder")  # whose adapter is merged
     numbers = [
         (split, key, value)
         for split in ("validation", "test")
@@ -108,6 +127,7 @@ def write_task_card(folder: Path, results: dict, run: dict) -> Path:
         data=data.to_yaml(),
         name=folder.name,
         base=run["base"],
+        example=(OPEN_ADAPTER if adapter else OPEN_MODEL).format(name=folder.name, base=run["base"]),
         dataset=dataset,
         regime=run["regime"],
         parameters=results["trained_parameters"],

@@ -3,7 +3,7 @@
     python -m tests.hub_server FOLDER PORT
 
 Repositories are commits of path -> blob; a blob is stored once, under its SHA-256. A token "private-reader" may read
-private repositories; any token may write.
+private repositories; any token may write what it may read.
 """
 
 import base64
@@ -43,7 +43,7 @@ class Repository:
 
     def create(self, private: bool):
         first = hashlib.sha1(f"{self.kind}/{self.name}".encode()).hexdigest()
-        self.state = {"private": private, "refs": {"main": first}, "commits": {first: {}}}
+        self.state = {"private": private, "branches": {"main": first}, "tags": {}, "commits": {first: {}}}
         self.save()
 
     def save(self):
@@ -53,7 +53,7 @@ class Repository:
         unfinished.rename(self.path)
 
     def commit_of(self, revision: str) -> str:
-        commit = self.state["refs"].get(revision, revision)
+        commit = {**self.state["tags"], **self.state["branches"]}.get(revision, revision)
         if commit not in self.state["commits"]:
             raise HubError("RevisionNotFound", f"Invalid rev id: {revision}")
         return commit
@@ -72,6 +72,15 @@ def describe(path: str, file: dict) -> dict:
     return entry
 
 
+def token_of(request: Request) -> str:
+    return request.headers.get("authorization", "").removeprefix("Bearer ")
+
+
+def refuse_without_token(request: Request):
+    if not token_of(request):
+        raise HTTPException(401, headers={"X-Error-Message": "Invalid username or password."})
+
+
 class Hub:
     def __init__(self, folder: Path):
         self.folder, self.blobs = folder, folder / "blobs"
@@ -80,11 +89,15 @@ class Hub:
     def repository(self, request: Request) -> Repository:
         names = request.path_params
         repository = Repository(self.folder, names.get("kind", "models"), f"{names['namespace']}/{names['name']}")
-        token = request.headers.get("authorization", "").removeprefix("Bearer ")
+        token = token_of(request)
         hidden = repository.state is not None and repository.state["private"] and token != READER_TOKEN
         if repository.state is None or hidden:
             raise HubError("RepoNotFound", "Repository not found", 401 if hidden else 404)
         return repository
+
+    def writable(self, request: Request) -> Repository:
+        refuse_without_token(request)
+        return self.repository(request)
 
     def store(self, content: bytes) -> str:
         sha256 = hashlib.sha256(content).hexdigest()
@@ -101,28 +114,42 @@ class Hub:
         return JSONResponse({"errors": [], "warnings": []})
 
     async def create(self, request):
+        refuse_without_token(request)
         body = await request.json()
         kind, name = f"{body.get('type', 'model')}s", f"{body.get('organization') or 'local'}/{body['name']}"
         repository = Repository(self.folder, kind, name)
         exists = repository.state is not None
         if not exists:
-            repository.create(bool(body.get("private")))
+            repository.create(body.get("visibility") == "private")
         answer = {"url": repository.url(request), "name": name, "id": name}
         return JSONResponse(
             answer | ({"error": "You already created this repo"} if exists else {}), 409 if exists else 200
         )
 
+    async def delete(self, request):
+        refuse_without_token(request)
+        body = await request.json()
+        name = f"{body.get('organization') or 'local'}/{body['name']}"
+        repository = Repository(self.folder, f"{body.get('type', 'model')}s", name)
+        if repository.state is None:
+            raise HubError("RepoNotFound", "Repository not found")
+        repository.path.unlink()
+        return JSONResponse({})
+
     async def preupload(self, request):
-        self.repository(request)
+        known = self.writable(request).files(request.path_params["revision"])
         files = []
         for file in (await request.json())["files"]:
-            sample = base64.b64decode(file["sample"])
-            large = b"\0" in sample or file["path"].endswith(BINARY_SUFFIXES)
-            files.append({"path": file["path"], "uploadMode": "lfs" if large else "regular", "shouldIgnore": False})
+            sample, path = base64.b64decode(file["sample"]), file["path"]
+            large = b"\0" in sample or path.endswith(BINARY_SUFFIXES)
+            entry = {"path": path, "uploadMode": "lfs" if large else "regular", "shouldIgnore": False}
+            if path in known:  # by which the client leaves unchanged files out
+                entry["oid"] = known[path]["sha256" if known[path]["lfs"] else "oid"]
+            files.append(entry)
         return JSONResponse({"files": files})
 
     async def lfs_batch(self, request):
-        self.repository(request)
+        self.writable(request)
         objects = []
         for item in (await request.json())["objects"]:
             href = f"{str(request.base_url).rstrip('/')}/lfs/{item['oid']}"
@@ -132,11 +159,13 @@ class Hub:
         return JSONResponse({"transfer": "basic", "objects": objects})
 
     async def lfs_put(self, request):
-        # A test can make the first uploads fail, as a broken connection would.
+        # A test can make the next uploads fail, as `COUNT STATUS`: clients try again at 503, and give up at 400.
         failures = self.folder / "failures"
-        if failures.is_file() and (left := int(failures.read_text())) > 0:
-            failures.write_text(str(left - 1))
-            return Response(status_code=503)
+        if failures.is_file():
+            left, status = map(int, failures.read_text().split())
+            if left > 0:
+                failures.write_text(f"{left - 1} {status}")
+                return Response(status_code=status)
         content = await request.body()
         if hashlib.sha256(content).hexdigest() != request.path_params["oid"]:
             return JSONResponse({"error": "the content has another hash"}, 400)
@@ -147,7 +176,7 @@ class Hub:
         return JSONResponse({}, 200 if (self.blobs / request.path_params["oid"]).is_file() else 404)
 
     async def commit(self, request):
-        repository, revision = self.repository(request), request.path_params["revision"]
+        repository, revision = self.writable(request), request.path_params["revision"]
         parent = repository.commit_of(revision)
         files = dict(repository.files(revision))
         body = await request.body()
@@ -174,15 +203,35 @@ class Hub:
                 return JSONResponse({"error": f"unsupported operation {key}"}, 400)
         commit = hashlib.sha1(body + parent.encode() + str(time.time_ns()).encode()).hexdigest()
         repository.state["commits"][commit] = files
-        repository.state["refs"][revision if revision in repository.state["refs"] else "main"] = commit
+        repository.state["branches"][revision if revision in repository.state["branches"] else "main"] = commit
         repository.save()
         url = f"{repository.url(request)}/commit/{commit}"
         return JSONResponse({"success": True, "commitOid": commit, "commitUrl": url, "hookOutput": ""})
 
     async def tag(self, request):
-        repository = self.repository(request)
-        body = await request.json()
-        repository.state["refs"][body["tag"]] = repository.commit_of(request.path_params["revision"])
+        repository, revision = self.writable(request), request.path_params["revision"]
+        if request.method == "DELETE":
+            return self.remove_ref(repository, "tags", revision)
+        return self.add_ref(repository, "tags", (await request.json())["tag"], revision)
+
+    async def branch(self, request):
+        repository, name = self.writable(request), request.path_params["branch"]
+        if request.method == "DELETE":
+            return self.remove_ref(repository, "branches", name)
+        body = await request.body()
+        start = json.loads(body).get("startingPoint") if body else None
+        return self.add_ref(repository, "branches", name, start or "main")
+
+    def add_ref(self, repository: Repository, kind: str, name: str, revision: str) -> Response:
+        if name in repository.state[kind]:
+            return JSONResponse({"error": f"Reference already exists: {name}"}, 409)
+        repository.state[kind][name] = repository.commit_of(revision)
+        repository.save()
+        return JSONResponse({})
+
+    def remove_ref(self, repository: Repository, kind: str, name: str) -> Response:
+        if repository.state[kind].pop(name, None) is None:
+            raise HubError("RevisionNotFound", f"Invalid rev id: {name}")
         repository.save()
         return JSONResponse({})
 
@@ -231,11 +280,15 @@ class Hub:
         return JSONResponse(entries)
 
     async def refs(self, request):
-        refs = self.repository(request).state["refs"]
-        branches = [
-            {"name": name, "ref": f"refs/heads/{name}", "targetCommit": commit} for name, commit in refs.items()
-        ]
-        return JSONResponse({"branches": branches, "tags": [], "converts": []})
+        state = self.repository(request).state
+        answer = {
+            kind: [
+                {"name": name, "ref": f"refs/{ref}/{name}", "targetCommit": commit}
+                for name, commit in state[kind].items()
+            ]
+            for kind, ref in (("branches", "heads"), ("tags", "tags"))
+        }
+        return JSONResponse({**answer, "converts": []})
 
     async def resolve(self, request):
         repository, path = self.repository(request), request.path_params["path"]
@@ -257,10 +310,12 @@ class Hub:
             routes=[
                 Route("/api/whoami-v2", self.whoami),
                 Route("/api/repos/create", self.create, **post),
+                Route("/api/repos/delete", self.delete, methods=["DELETE"]),
                 Route("/api/validate-yaml", self.validate_yaml, **post),
                 Route(f"{api}/preupload/{{revision:path}}", self.preupload, **post),
                 Route(f"{api}/commit/{{revision:path}}", self.commit, **post),
-                Route(f"{api}/tag/{{revision:path}}", self.tag, **post),
+                Route(f"{api}/tag/{{revision:path}}", self.tag, methods=["POST", "DELETE"]),
+                Route(f"{api}/branch/{{branch:path}}", self.branch, methods=["POST", "DELETE"]),
                 Route(f"{api}/tree/{{revision}}", self.tree),
                 Route(f"{api}/tree/{{revision}}/{{path:path}}", self.tree),
                 Route(f"{api}/paths-info/{{revision:path}}", self.paths_info, **post),
