@@ -86,7 +86,8 @@ def hand_features(columns: dict) -> np.ndarray:
     return iq_features(columns["iq"]) if "iq" in columns else image_features(columns["image"])
 
 
-FEATURES = {"linear on hand features": hand_features, "nearest neighbour on log-spectra": log_spectra}
+LINEAR = "linear on hand features"
+FEATURES = {LINEAR: hand_features, "nearest neighbour on log-spectra": log_spectra}
 
 
 def measure(rows: Dataset, batch_size: int = 64) -> dict[str, np.ndarray]:
@@ -100,7 +101,7 @@ def measure(rows: Dataset, batch_size: int = 64) -> dict[str, np.ndarray]:
 
 
 def make_model(name: str, regression: bool, num_rows: int):
-    if name.startswith("linear"):
+    if name == LINEAR:
         head = Ridge(alpha=10.0) if regression else LogisticRegression(C=0.3, class_weight="balanced", max_iter=500)
     elif regression:
         head = KNeighborsRegressor(min(5, num_rows), weights="distance")

@@ -6,17 +6,22 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from huggingface_hub import ModelCard
 from peft import PeftModel
 from scipy.special import softmax
 from sklearn.metrics import log_loss
 
 from modeling_mmwfm import (
+    IQFMConfig,
+    IQFMForPreTraining,
+    IQFMForSequenceClassification,
     MMWFMConfig,
     MMWFMForPreTraining,
     MMWFMForSequenceClassification,
     MMWFMProcessor,
 )
+from modeling_mmwfm.baselines_mmwfm import LINEAR, fit_baseline, measure_splits
 from modeling_mmwfm.data_collator_mmwfm import MMWFMDataCollator
 from modeling_mmwfm.evaluation_mmwfm import evaluate_task, predict
 from modeling_mmwfm.finetuning_mmwfm import FinetuningArguments, finetune, load_adapted
@@ -229,6 +234,103 @@ def test_a_random_encoder_has_no_pretrained_weight_and_reloads_with_its_own(pret
     collator = MMWFMDataCollator(processor, label_column="label")
     found = evaluate_task(adapted, splits["test"], collator, tmp_path / "again", "test", figures=False)
     assert found["confusion_matrix"] == results["test"]["confusion_matrix"]
+
+
+@pytest.fixture(scope="module")
+def iqfm(tmp_path_factory):
+    """A checkpoint whose batch norms have seen tones."""
+    folder = tmp_path_factory.mktemp("iqfm") / "base"
+    torch.manual_seed(0)
+    sizes = {"stem_channels": 8, "stage_channels": [16, 32], "stage_depths": [2, 2], "hidden_size": 64}
+    model, processor = IQFMForPreTraining(IQFMConfig(**sizes)).train(), tiny_processor()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    for step in range(20):
+        model(**MMWFMDataCollator(processor)(tone_rows(16, "train", step)[:])).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "entrant, regime, changes",
+    [
+        ("mmwfm", "lp", {}),
+        ("mmwfm", "lp", {"random_encoder": True}),
+        ("mmwfm", "scratch", {}),
+        ("iqfm", "lp", {}),
+        ("iqfm", "ft2", {}),
+        ("iqfm", "lora", {}),
+        ("iqfm", "full", {}),
+        ("iqfm", "lp", {"random_encoder": True}),
+        ("iqfm", "scratch", {}),
+    ],
+)
+def test_every_entrant_learns_the_same_task_by_the_same_function(pretrained, iqfm, tmp_path, entrant, regime, changes):
+    base, splits = {"mmwfm": pretrained, "iqfm": iqfm}[entrant], tone_splits()
+    arguments = finetuning_arguments(tmp_path / "run", regime, num_train_epochs=12, **changes)
+    results = finetune(str(base), MMWFMProcessor.from_pretrained(base), splits, arguments)
+    assert results["test"]["mean_class_accuracy"] > 0.85
+    model = load_adapted(tmp_path / "run")
+    assert isinstance(model, PeftModel) == (regime == "lora") and model.config.model_type == entrant
+    collator = MMWFMDataCollator(MMWFMProcessor.from_pretrained(tmp_path / "run"), label_column="label")
+    logits, _ = predict(model, splits["test"], collator)
+    saved = np.load(tmp_path / "run" / "test_predictions.npz")["logits"]
+    np.testing.assert_allclose(logits, saved, rtol=1e-4, atol=1e-5)
+
+
+def test_hand_features_stand_in_the_same_table(pretrained, tmp_path):
+    splits = tone_splits()
+    fit_baseline(LINEAR, splits, measure_splits(splits), 4, 1, tmp_path / "hand")
+    arguments = finetuning_arguments(tmp_path / "run", "lp", samples_per_class=4, seed=1, results_only=True)
+    finetune(str(pretrained), MMWFMProcessor.from_pretrained(pretrained), splits, arguments)
+    results = [json.loads((tmp_path / name / "test_results.json").read_text()) for name in ("hand", "run")]
+    assert results[0]["test"].keys() == results[1]["test"].keys()
+    assert results[0]["trained_rows"] == results[1]["trained_rows"] == 8
+    for split in ("validation", "test"):
+        hand, model = (np.load(tmp_path / name / f"{split}_predictions.npz") for name in ("hand", "run"))
+        assert hand["logits"].shape == model["logits"].shape and np.array_equal(hand["labels"], model["labels"])
+
+
+def test_an_image_model_of_one_family_is_adapted_the_same_way(tmp_path):
+    MMWFMForPreTraining(MMWFMConfig.from_pretrained(PRESETS / "tiny", modalities=["image"])).save_pretrained(
+        tmp_path / "base"
+    )
+    splits = {name: image_rows(16, name, seed) for seed, name in enumerate(("train", "validation", "test"))}
+    arguments = finetuning_arguments(tmp_path / "run", "lp", num_train_epochs=1, results_only=True)
+    results = finetune(str(tmp_path / "base"), tiny_processor(), splits, arguments)
+    assert results["trained_parameters"] == 65 + 257 * 64 + 2 * 64  # head, projection of 16 x 16 patches, affine
+    assert np.isfinite(results["test"]["mean_error_m"])
+
+
+def test_the_best_statistics_of_batch_norms_are_kept_with_the_best_weights(iqfm, tmp_path):
+    processor, splits = MMWFMProcessor.from_pretrained(iqfm), tone_splits()
+    changes = dict(num_train_epochs=6, base_learning_rate=1.0, seed=2)
+    kept = finetune(str(iqfm), processor, splits, finetuning_arguments(tmp_path / "all", "full", **changes))
+    arguments = finetuning_arguments(tmp_path / "run", "full", **changes, results_only=True)
+    assert finetune(str(iqfm), processor, splits, arguments) == kept
+    predictions = [np.load(tmp_path / name / "validation_predictions.npz")["logits"] for name in ("all", "run")]
+    assert np.array_equal(*predictions)
+
+
+def test_an_adapter_of_iqfm_is_refused_by_a_base_of_other_antennas_and_by_another_kind(iqfm, pretrained, tmp_path):
+    arguments = finetuning_arguments(tmp_path / "run", "lora", num_train_epochs=1)
+    finetune(str(iqfm), MMWFMProcessor.from_pretrained(iqfm), tone_splits(), arguments)
+    path = tmp_path / "run" / "adapter_config.json"
+    written = path.read_text()
+    config = IQFMConfig.from_pretrained(iqfm, num_antennas=2)
+    IQFMForSequenceClassification(config).save_pretrained(tmp_path / "other")
+    for base, message in ((tmp_path / "other", "`num_antennas` 4.*found 2"), (pretrained, "`model_type` iqfm")):
+        path.write_text(written.replace(str(iqfm), str(base)))
+        with pytest.raises(ValueError, match=message):
+            load_adapted(tmp_path / "run")
+
+
+def test_pooling_is_refused_where_there_is_only_one(iqfm, tmp_path):
+    with pytest.raises(ValueError, match="`pooling`: expected none for a model of type iqfm, found 'mean'"):
+        arguments = finetuning_arguments(tmp_path / "run", "lp", pooling="mean")
+        finetune(str(iqfm), tiny_processor(), tone_splits(), arguments)
 
 
 def test_input_that_a_checkpoint_has_no_part_for_is_refused(pretrained, tmp_path):
