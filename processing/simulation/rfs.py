@@ -1,5 +1,6 @@
 """RF signal classification: spectrograms of one dominant service, its neighbours and noise.
 
+An image has frequency on rows, highest first, and time on columns, as the pictures that `processing.rfs_images` reads.
 Level, DC and the length of a capture are drawn alike for all classes. How much of the time something is sent belongs to
 a service and tells in part.
 """
@@ -139,10 +140,12 @@ def rows(seed, split, index):
         emitters += _shifted(neighbour(rng, duration_s, band_hz), offset_hz, rng.uniform(-25, -8))
     level_dbfs = rng.uniform(-45, -10)
     image = scene.received_image(rng, emitters, [snr_db] * len(emitters), num_samples, band_hz, level_dbfs)
+    image = np.ascontiguousarray(image[:, ::-1])  # highest frequency first
     parameters = {
         "service": traffic_function.__name__,
         "neighbours": [neighbour.__name__ for neighbour, _ in neighbours],
         "duration_s": num_samples / band_hz,
+        "carrier_offset_hz": carrier_hz,
         "snr_db": snr_db,
         "level_dbfs": level_dbfs,
     }

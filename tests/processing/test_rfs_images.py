@@ -9,6 +9,7 @@ from datasets import load_dataset
 from PIL import Image
 
 from processing.rfs_images import CLASSES, convert, label_of, main, read_waterfall, resize
+from processing.simulation import rfs
 
 
 def write(path, pixels):
@@ -52,6 +53,14 @@ def test_time_runs_to_the_right_and_frequency_upwards(tmp_path):
     assert [int(np.argmax(image[0, :, time])) for time in range(3)] == [3, 2, 1]  # row 0 is the highest frequency
     write(tmp_path / "lora_2.png", np.eye(3)[None] * 255)  # one instant: red, green, blue
     np.testing.assert_allclose(read_waterfall(tmp_path / "lora_2.png")[0, :, 0], [0.114, 0.587, 0.299], atol=1e-6)
+
+
+def test_simulated_set_has_its_highest_frequency_first_too():
+    for repetition in range(4):
+        row = next(rfs.rows(0, "train", rfs.LABEL_NAMES.index("vor") + 20 * repetition))
+        carrier = json.loads(row["parameters"])["carrier_offset_hz"] / row["sampling_rate_hz"]
+        strongest = np.argmax(np.mean(10 ** (row["image"][0] / 10), axis=1))
+        assert strongest == pytest.approx(224 * (0.5 - carrier), abs=2)
 
 
 def test_resizing_is_antialiased_and_stays_in_range():
