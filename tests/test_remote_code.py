@@ -31,6 +31,8 @@ HUB_FILES = [
     "image_processing_mmwfm.py",
     "processing_mmwfm.py",
     "tokens_mmwfm.py",
+    "objectives_mmwfm.py",
+    "checks_mmwfm.py",
     "checks_mmwfm.py",
     "objectives_mmwfm.py",
     "task_head_mmwfm.py",
