@@ -16,6 +16,7 @@ from processing.recording_folder import draw_groups
 from processing.simulation import random_generator
 
 HELD_OUT_SHARE = 0.2
+POSITION_AXES = ("x_m", "y_m", "z_m")
 
 
 @dataclass
@@ -118,3 +119,17 @@ def wanted_windows(protocol: str, split: str, seed: int, recording: str, num_win
     if protocol == "grouped":
         return np.arange(num_windows)
     return np.flatnonzero(held_out_windows(seed, recording, num_windows) == (split == "validation"))
+
+
+def position_groups(positions_m: np.ndarray) -> list[str]:
+    """Positions (N, D) in metres -> names of their groups: the coordinates rounded to millimetres."""
+    return [
+        " ".join(map(str, row)) + " mm" for row in np.round(np.float64(1000) * positions_m).astype(np.int64).tolist()
+    ]
+
+
+def split_rows(protocol: str, seed: int, recording: str, groups: list[str], split_of: dict[str, str]) -> np.ndarray:
+    """Split of every row of a file: that of its group, or by "paper" drawn row by row."""
+    if protocol == "grouped":
+        return np.array([split_of[group] for group in groups])
+    return np.where(held_out_windows(seed, recording, len(groups)), "validation", "train")

@@ -19,17 +19,6 @@ from processing.figures import choose_examples, draw_examples
 from processing.simulate import TASKS
 from processing.writing import RECIPE_FILE
 
-# what the axes and values of an image are
-DECIBEL_SPECTROGRAM = "spectrogram in dB relative to full scale: frequency, lowest first, over time"
-IMAGES = {
-    "pretrain-spectrogram": DECIBEL_SPECTROGRAM,
-    "rfs": DECIBEL_SPECTROGRAM,
-    "has": "CSI amplitude in dB: antennas x subcarriers x packets",
-    "pos-indoor": "magnitude of the frequency response, linear, scaled to [0, 1] for each base station: base stations x "
-    "antennas x resource blocks",
-}
-IMAGES["pos-outdoor"] = IMAGES["pos-indoor"]
-
 CARD = """---
 {front}
 ---
@@ -91,15 +80,15 @@ random fifth is held out, as in the paper's protocol (the numbers are in baselin
 """
 
 
-def describe_columns(features, task: str) -> str:
-    """One line for the input and one for the target."""
+def describe_columns(features, image_values: str | None = None) -> str:
+    """One line for the input and one for the target. `image_values`: unit and axes of an image."""
     lines = []
     if "iq" in features:
         antennas, samples, _ = features["iq"].shape
         lines.append(f"`iq`: ({antennas}, {samples}, 2) float32, antennas x samples, I then Q; full scale is 1")
     else:
         channels, height, width = features["image"].shape
-        lines.append(f"`image`: ({channels}, {height}, {width}) float32, {IMAGES[task]}")
+        lines.append(f"`image`: ({channels}, {height}, {width}) float32, {image_values}")
     if "label" in features:
         lines.append("`label`: " + ", ".join(features["label"].names))
     if "position" in features:
@@ -171,7 +160,7 @@ def write_card(folder: str | Path, output_dir: str | Path) -> Path:
         seed=recipe["seed"],
         rows=rows,
         megabytes=sum(path.stat().st_size for path in folder.glob("**/*.parquet")) / 1e6,
-        columns=describe_columns(features, task.TASK),
+        columns=describe_columns(features, getattr(task, "IMAGE_VALUES", None)),
         splits="\n".join(
             f"| {s} | {len(part):,} | {len(np.unique(part['group'][:])):,} |" for s, part in dataset.items()
         ),

@@ -14,24 +14,28 @@ Source: Gao, Wang, Lv, "CSI Dataset towards 5G NR High-Precision Positioning", I
 
 import json
 import re
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import h5py
-import numpy as np
 
-from processing.converting import ConversionArguments, grouped_splits, held_out_windows, run_converter
+from processing.converting import (
+    POSITION_AXES,
+    ConversionArguments,
+    grouped_splits,
+    position_groups,
+    run_converter,
+    split_rows,
+)
+from processing.hdf5 import open_hdf5, read_float32, slab_rows, slabs
 from processing.schema import image_features
 from processing.writing import fingerprint, write_dataset
 
 FILE_NAME = re.compile(r"dataset_SNR(-?\d+)_(outdoor|indoor)\.mat", re.IGNORECASE)
 SCENARIOS = ("outdoor", "indoor")
 NUM_BASE_STATIONS = (4, 5)
-POSITION_AXES = ("x_m", "y_m", "z_m")
-SLAB_BYTES = 2**25  # read at once
 
 
 @dataclass
@@ -44,61 +48,6 @@ class NrPositioningArguments(ConversionArguments):
         super().__post_init__()
         if self.scenario not in SCENARIOS:
             raise ValueError(f"expected scenario {' or '.join(SCENARIOS)}, found {self.scenario!r}")
-
-
-@contextmanager
-def open_hdf5(path: Path):
-    """An HDF5 file to read; what the library raises about its content becomes a ValueError that names it."""
-    try:
-        with h5py.File(path, "r") as file:
-            yield file
-    except (OSError, RuntimeError) as error:
-        raise ValueError(f"expected a complete HDF5 file in {path}, found something else: {error}") from error
-
-
-def position_groups(positions_m: np.ndarray) -> list[str]:
-    """Positions (N, D) in metres -> names of their groups: the coordinates rounded to millimetres."""
-    return [
-        " ".join(map(str, row)) + " mm" for row in np.round(np.float64(1000) * positions_m).astype(np.int64).tolist()
-    ]
-
-
-def split_rows(protocol: str, seed: int, recording: str, groups: list[str], split_of: dict[str, str]) -> np.ndarray:
-    """Split of every row of a file: that of its group, or by "paper" drawn row by row."""
-    if protocol == "grouped":
-        return np.array([split_of[group] for group in groups])
-    return np.where(held_out_windows(seed, recording, len(groups)), "validation", "train")
-
-
-def slab_rows(dataset: h5py.Dataset, row_axis: int) -> int:
-    """How many rows to read at once: at most `SLAB_BYTES`, but no less than a chunk of the file."""
-    row_bytes = dataset.size // dataset.shape[row_axis] * dataset.dtype.itemsize
-    return max(1, SLAB_BYTES // row_bytes, dataset.chunks[row_axis] if dataset.chunks else 0)
-
-
-def slabs(splits: np.ndarray, split: str, num_rows: int) -> list[dict]:
-    """Runs of `num_rows` rows, from "start" to "stop", with the numbers of the "rows" that belong to `split`."""
-    items = []
-    for start in range(0, len(splits), num_rows):
-        rows = start + np.flatnonzero(splits[start : start + num_rows] == split)
-        if len(rows):
-            items.append({"start": start, "stop": min(start + num_rows, len(splits)), "rows": rows.tolist()})
-    return items
-
-
-def read_float32(dataset: h5py.Dataset, start: int, stop: int, path: Path, reverse: bool = False) -> np.ndarray:
-    """Rows start to stop of a data set as (stop - start, ...) float32; `reverse` where its axes are in reverse.
-
-    Raises:
-        ValueError: a value is NaN or infinite (also after the conversion to 32 bits).
-    """
-    raw = dataset[..., start:stop].T if reverse else dataset[start:stop]
-    with np.errstate(over="ignore"):
-        values = np.ascontiguousarray(raw, dtype=np.float32)
-    if not np.isfinite(values).all():
-        row = start + int(np.flatnonzero(~np.isfinite(values).all(axis=tuple(range(1, values.ndim))))[0])
-        raise ValueError(f"expected finite {dataset.name} in {path}, found NaN or infinity in row {row}")
-    return values
 
 
 def _datasets(file, path):

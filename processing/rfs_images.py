@@ -3,9 +3,9 @@
     python -m processing.rfs_images --input FOLDER --output DIR
 
 FOLDER holds `<label>_*.png` of the 20 classes in `CLASSES` (upper or lower case). A waterfall has time on its rows,
-downwards, and frequency on its columns, lowest first; turned a quarter counter-clockwise, as for the published results,
-it has frequency on rows, highest first, and time on columns. So has the simulated set `rfs`. It becomes gray (ITU-R
-BT.601 luma) and is resized by an antialiased bicubic filter.
+downwards, and frequency on its columns, lowest first; turned a quarter counter-clockwise, as for the published
+results, it has frequency on rows, highest first, and time on columns. So has the simulated set `rfs`. It becomes gray
+(ITU-R BT.601 luma) and is resized by an antialiased bicubic filter.
 
 Every picture is taken for a recording and a group of its own. Only a name that ends with a mark and a number, such as
 `_part2`, `-seg_3` or `_chunk04` (see `PART`), is taken for a part of a recording; all parts are one group then. A bare

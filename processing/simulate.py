@@ -13,8 +13,9 @@ from processing.writing import write_dataset
 
 VERSION = 3  # of the simulation: raised when the same seed gives other data
 
-# A task is a module (or an object) with TASK, DEFAULT_SAMPLES, SPLITS (name -> share), OPTIONS (name -> allowed values), features(),
-# plan(split -> samples) -> split -> items, and rows(seed, split, item, **options) -> iterable of rows.
+# A task is a module (or an object) with TASK, DEFAULT_SAMPLES, SPLITS (name -> share), OPTIONS (name -> allowed
+# values), IMAGE_VALUES (unit and axes) if its rows are images, features(), plan(split -> samples) -> split -> items,
+# and rows(seed, split, item, **options) -> iterable of rows.
 TASKS = {
     task.TASK: task
     for task in (

@@ -25,16 +25,15 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from processing.converting import ConversionArguments, grouped_splits, run_converter
-from processing.nr_positioning import (
+from processing.converting import (
     POSITION_AXES,
-    open_hdf5,
+    ConversionArguments,
+    grouped_splits,
     position_groups,
-    read_float32,
-    slab_rows,
-    slabs,
+    run_converter,
     split_rows,
 )
+from processing.hdf5 import open_hdf5, read_float32, slab_rows, slabs
 from processing.schema import image_features, iq_features
 from processing.writing import fingerprint, write_dataset
 

@@ -21,6 +21,7 @@ from processing.simulation import random_generator
 from processing.simulation.impairments import rms_delay_spread_s
 
 TASK = "has"
+IMAGE_VALUES = "CSI amplitude in dB over one step of the converter: antennas x subcarriers x packets"
 DEFAULT_SAMPLES = 2400
 SPLITS = {"train": 0.7, "validation": 0.1, "test": 0.2}
 OPTIONS = {}

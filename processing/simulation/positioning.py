@@ -5,9 +5,9 @@ A seed fixes the scene: walls, point scatterers and round blockers. Specular pat
 and Berkley 1979) up to three reflections, scattered ones follow the bistatic radar equation; so the channel is a
 continuous function of the position, but for the edges of the blockers' shadows.
 
-Every position is sounded three times, through the same channel at 10, 20 and 50 dB, as in the published sets; the three
-rows are one group. A split by rows alone puts copies of a position on both sides: that is a leak, which the paper's
-protocol has.
+Every position is sounded three times, through the same channel at 10, 20 and 50 dB, as in the published sets; the
+three rows are one group. A split by rows alone puts copies of a position on both sides: that is a leak, which the
+paper's protocol has.
 
 Sounding is that of band n78: 272 resource blocks of 12 x 30 kHz (3GPP TS 38.211, 6.4.1.4: C_SRS = 63, comb 2);
 one least-squares estimate per block is kept, at 4 x 4 antennas half a wavelength apart.
@@ -147,6 +147,10 @@ class PositioningTask:
     cross_section_m2: float  # of the largest scatterer
     blocker_radii_m: tuple[float, float]
 
+    IMAGE_VALUES: ClassVar[str] = (
+        "magnitude of the frequency response, linear, scaled to [0, 1] for each base station: "
+        "base stations x antennas x resource blocks"
+    )
     DEFAULT_SAMPLES: ClassVar[int] = 4000
     SPLITS: ClassVar[dict] = {"train": 0.7, "validation": 0.1, "test": 0.2}
     OPTIONS: ClassVar[dict] = {"regions": (None, "checkerboard")}

@@ -8,6 +8,7 @@ from processing import schema
 from processing.simulation import random_generator, scene
 
 TASK = "pretrain-spectrogram"
+IMAGE_VALUES = "spectrogram in dB relative to full scale: frequency, lowest first, over time"
 DEFAULT_SAMPLES = 3200
 SPLITS = {"train": 0.9, "validation": 0.1}
 OPTIONS = {}

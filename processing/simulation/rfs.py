@@ -1,8 +1,8 @@
 """RF signal classification: spectrograms of one dominant service, its neighbours and noise.
 
 An image has frequency on rows, highest first, and time on columns, as the pictures that `processing.rfs_images` reads.
-Level, DC and the length of a capture are drawn alike for all classes. How much of the time something is sent belongs to
-a service and tells in part.
+Level, DC and the length of a capture are drawn alike for all classes. How much of the time something is sent belongs
+to a service and tells in part.
 """
 
 import json
@@ -14,6 +14,7 @@ from processing import schema
 from processing.simulation import random_generator, scene, traffic
 
 TASK = "rfs"
+IMAGE_VALUES = "spectrogram in dB relative to full scale: frequency, highest first, over time"
 DEFAULT_SAMPLES = 4000
 SPLITS = {"train": 0.7, "validation": 0.1, "test": 0.2}
 OPTIONS = {}

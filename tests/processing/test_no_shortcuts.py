@@ -1,8 +1,8 @@
 """No target follows from level, length or DC alone, unless its set declares that it does.
 
-Logistic regression (for positions: linear) on one number of a row and its square, cross-validated by group. Rows of one
-label are drawn from groups of their own, or every group has all labels alike, so that the error of an accuracy at
-chance is binomial.
+Logistic regression (for positions: linear) on one number of a row and its square, cross-validated by group. Every row
+of a class is a group of its own, or every group has all classes alike, so that the error of an accuracy at chance is
+binomial.
 """
 
 import functools

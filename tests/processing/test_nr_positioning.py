@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from datasets import load_dataset
 
-from processing import nr_positioning
-from processing.nr_positioning import convert, main, position_groups
+from processing import hdf5, nr_positioning
+from processing.converting import position_groups
+from processing.nr_positioning import convert, main
 
 NUM_ROWS = 40
 
@@ -41,7 +42,7 @@ def folder(tmp_path):
 
 @pytest.mark.parametrize("reverse", [False, True])
 def test_values_in_both_orders_of_the_axes(tmp_path, monkeypatch, reverse):
-    monkeypatch.setattr(nr_positioning, "SLAB_BYTES", 4 * 6 * 5 * 8 * 7)  # 7 rows: the last slab is a shorter one
+    monkeypatch.setattr(hdf5, "SLAB_BYTES", 4 * 6 * 5 * 8 * 7)  # 7 rows: the last slab is a shorter one
     for snr_db in (10, 20):
         write(tmp_path / f"dataset_SNR{snr_db}_outdoor.mat", *contents(snr_db), reverse)
     convert(tmp_path, tmp_path / "out", num_proc=2)
@@ -104,7 +105,7 @@ def test_one_file_and_the_recipe(folder, tmp_path):
 
 def test_memory_is_bounded_by_the_slab(tmp_path, monkeypatch):
     read = []
-    monkeypatch.setattr(nr_positioning, "SLAB_BYTES", 10 * 4 * 6 * 5 * 8)
+    monkeypatch.setattr(hdf5, "SLAB_BYTES", 10 * 4 * 6 * 5 * 8)
     original = nr_positioning.read_float32
     monkeypatch.setattr(nr_positioning, "read_float32", lambda *a, **k: read.append(original(*a, **k)) or read[-1])
     write(tmp_path / "dataset_SNR10_outdoor.mat", *contents(10))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from datasets import load_dataset
 
-from processing import nr_positioning
+from processing import hdf5
 from processing.wavesfm_cache import convert, main
 
 NAMES = ["8PSK", "AM-DSB", "BPSK"]
@@ -45,7 +45,7 @@ def iq_cache(path, num_rows=60, **changes):
 
 @pytest.mark.parametrize("num_proc", [1, 2])
 def test_iq_rows(tmp_path, monkeypatch, num_proc):
-    monkeypatch.setattr(nr_positioning, "SLAB_BYTES", 2 * 3 * 16 * 4 * 7)  # 7 rows at a time
+    monkeypatch.setattr(hdf5, "SLAB_BYTES", 2 * 3 * 16 * 4 * 7)  # 7 rows at a time
     path = iq_cache(tmp_path / "rml.h5")
     assert convert(path, tmp_path / "out", block_size=2, seed=1, num_proc=num_proc) == tmp_path / "out"
     parts = load_dataset(str(tmp_path / "out")).with_format("numpy")
