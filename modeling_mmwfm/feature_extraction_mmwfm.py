@@ -117,10 +117,10 @@ class MMWFMFeatureExtractor(FeatureExtractionMixin):
             so that full scale is +-1 (uint8: offset 127.5, scale 1/128).
         max_antennas: most antennas the model takes.
         n_fft, hop_length, power_floor: of the spectrogram view, 10 log10(|STFT|^2 + floor) under a Hann window.
-        center_carrier: move the carrier to 0 Hz: one offset for a recording, the centre of the strongest band of
-            max(4, T / 64) bins of its power spectrum, summed over the antennas (see `carrier_offset`). After
-            resampling, because the model's rate sets the band, and before normalisation, whose statistics `fit` takes
-            of centred IQ. The spectrogram view is left where it is: it has an option of its own.
+        center_carrier: move the carrier to 0 Hz: one offset for a recording, the peak of its power spectrum, summed
+            over the antennas and smoothed over about max(4, T / 64) bins (see `carrier_offset`). After resampling,
+            because the model's rate sets the width, and before normalisation, whose statistics `fit` takes of centred
+            IQ. The spectrogram view is left where it is: it has an option of its own.
         center_peak: roll the rows of the spectrogram view so that the peak of its time-mean power is in the middle
             row, `n_fft` // 2; rows then count from the peak, not from 0 Hz.
     """

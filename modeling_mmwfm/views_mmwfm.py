@@ -91,21 +91,27 @@ def resample_polyphase(
 def carrier_offset(values: torch.Tensor) -> torch.Tensor:
     """Where the power of (B, A, T) complex64 IQ is: (B,) float64, cycles per sample in [-0.5, 0.5].
 
-    |FFT|^2, summed over the antennas, is averaged over max(4, T / 64) neighbouring bins (circular); the offset is the
-    centre of gravity of the strongest such band. A plain maximum would lie anywhere in a band that holds one line.
-    0 for a silent recording.
+    The peak of |FFT|^2, summed over the antennas and smoothed in circular fashion as widely as by a moving average over
+    max(4, T / 64) bins; 0 for a silent recording. A shift of the recording by any frequency moves it by just as much,
+    which a plain moving average would not give: the average is Gaussian (of the same standard deviation), because a
+    line under a rectangle has a flat top; the FFT is padded to 2 T, because T bins alias the autocorrelation; and the
+    peak is read between bins, from a parabola through the logarithms.
     """
     samples = values.shape[-1]
-    spectrum = torch.fft.fft(values)
+    spectrum = torch.fft.fft(values, 2 * samples)
     power = (spectrum.real.double().square() + spectrum.imag.double().square()).sum(1)
-    width = min(max(4, samples // 64), samples)
-    total = torch.nn.functional.pad(torch.cat([power, power[:, :width]], 1).cumsum(1), (1, 0))
-    start = (total[:, width : width + samples] - total[:, :samples]).argmax(1, keepdim=True)
-    place = torch.arange(width, device=values.device)
-    band = power.gather(1, (start + place) % samples)
-    center = start[:, 0] + (band * place).sum(1) / band.sum(1).clamp(min=torch.finfo(torch.float64).tiny)
-    center = center * (band.sum(1) > 0)
-    return center / samples - (center / samples).round()
+    deviation = max(4, samples // 64) / 12**0.5
+    lag = torch.arange(samples + 1, dtype=torch.float64, device=values.device) / samples
+    smooth = torch.fft.irfft(
+        torch.fft.rfft(power) * torch.exp(-2 * (torch.pi * deviation * lag).square()), 2 * samples
+    )
+    peak = smooth.argmax(1, keepdim=True)
+    around = (peak + torch.tensor([-1, 0, 1], device=values.device)) % (2 * samples)
+    left, middle, right = smooth.gather(1, around).clamp(min=torch.finfo(torch.float64).tiny).log().unbind(1)
+    curvature = left - 2 * middle + right
+    between = torch.where(curvature < 0, (left - right) / (2 * curvature), 0.0)
+    offset = (peak[:, 0] + between) / (2 * samples)
+    return offset - offset.round()
 
 
 def shift_frequency(values: torch.Tensor, offset: torch.Tensor) -> torch.Tensor:
