@@ -1,10 +1,20 @@
 """Model cards of the folders that training writes."""
 
+import json
 from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-TAGS = ["wireless", "iq", "csi", "spectrogram", "masked-autoencoder"]
+TAGS = {
+    "mmwfm": ["wireless", "iq", "csi", "spectrogram", "masked-autoencoder"],
+    "iqfm": ["wireless", "iq", "contrastive"],
+}
+ABOUT = {
+    "mmwfm": "Encoder and decoder of the multimodal wireless foundation model (arXiv 2511.15162), pretrained by masked "
+    "wireless\nmodeling. Its loss is the mean squared error of masked tokens.",
+    "iqfm": "IQFM (arXiv 2506.06718), an encoder of IQ streams, pretrained by telling recordings apart (SimCLR). Its loss "
+    "is the\ncross-entropy of finding the second view of a recording in the batch.",
+}
 
 PRETRAINED = """---
 {data}
@@ -12,8 +22,7 @@ PRETRAINED = """---
 
 # {name}
 
-Encoder and decoder of the multimodal wireless foundation model (arXiv 2511.15162), pretrained by masked wireless
-modeling.
+{about}
 
 ```python
 from transformers import AutoModel, AutoProcessor
@@ -28,7 +37,7 @@ model = AutoModel.from_pretrained("{name}", trust_remote_code=True)
 
 ## Result
 
-{steps:,} steps. Validation loss (mean squared error of masked tokens): {losses}.
+{steps:,} steps. Validation loss: {losses}.
 
 {figures}
 """
@@ -39,7 +48,7 @@ ADAPTED = """---
 
 # {name}
 
-{base} adapted to {dataset}, regime `{regime}`, {parameters:,} trained parameters.
+{encoder} adapted to {dataset}, regime `{regime}`: {rows_trained:,} training rows, {parameters:,} trained parameters.
 
 ```python
 {example}
@@ -69,15 +78,22 @@ base = AutoModelForSequenceClassification.from_pretrained("{base}", config=confi
 model = PeftModel.from_pretrained(base, "{name}").eval()"""
 
 
+def model_type(folder: Path) -> str:
+    return json.loads((folder / "config.json").read_text())["model_type"]
+
+
 def write_pretraining_card(folder: Path, log: list[dict], datasets: dict[str, str]) -> Path:
     """
     Args:
+        folder: with the saved model.
         log: of `pretrain`.
         datasets: family -> name of its data set.
     """
     losses = {key: value for row in log for key, value in row.items() if key.startswith("validation")}
+    kind = model_type(folder)
     content = PRETRAINED.format(
-        data=ModelCardData(license="apache-2.0", library_name="transformers", tags=TAGS).to_yaml(),
+        data=ModelCardData(license="apache-2.0", library_name="transformers", tags=TAGS[kind]).to_yaml(),
+        about=ABOUT[kind],
         name=folder.name,
         datasets="\n".join(f"- {family}: {name}" for family, name in datasets.items()),
         steps=log[-1]["step"],
@@ -92,10 +108,12 @@ def write_task_card(folder: Path, results: dict, run: dict) -> Path:
     """Card with a model-index of the test results, if there are any.
 
     Args:
-        results: of `finetune`, by split.
+        folder: with the saved model, or adapter and configuration.
+        results: of `finetune`.
         run: what `run.json` holds.
     """
     dataset = Path(run.get("dataset", "data set")).name
+    fresh = run.get("random_encoder") or run["regime"] == "scratch"
     adapter = run["regime"] == "lora" and not run.get("random_encoder")  # whose adapter is merged
     numbers = [
         (split, key, value)
@@ -107,7 +125,7 @@ def write_task_card(folder: Path, results: dict, run: dict) -> Path:
         license="apache-2.0",
         library_name="peft" if adapter else "transformers",
         base_model=run["base"],
-        tags=TAGS,
+        tags=TAGS[model_type(folder)],
         model_name=folder.name,
         eval_results=[
             EvalResult(
@@ -126,10 +144,11 @@ def write_task_card(folder: Path, results: dict, run: dict) -> Path:
     content = ADAPTED.format(
         data=data.to_yaml(),
         name=folder.name,
-        base=run["base"],
+        encoder=f"Fresh weights of the configuration of {run['base']}" if fresh else run["base"],
         example=(OPEN_ADAPTER if adapter else OPEN_MODEL).format(name=folder.name, base=run["base"]),
         dataset=dataset,
         regime=run["regime"],
+        rows_trained=results["trained_rows"],
         parameters=results["trained_parameters"],
         rows="\n".join(f"| {split} | {key.replace('_', ' ')} | {value:.4f} |" for split, key, value in numbers),
         figures=show_figures(folder),

@@ -22,6 +22,7 @@ from modeling_mmwfm import (
     MMWFMProcessor,
 )
 from modeling_mmwfm.baselines_mmwfm import LINEAR, fit_baseline, measure_splits
+from modeling_mmwfm.cards_mmwfm import write_pretraining_card
 from modeling_mmwfm.data_collator_mmwfm import MMWFMDataCollator
 from modeling_mmwfm.evaluation_mmwfm import evaluate_task, predict
 from modeling_mmwfm.finetuning_mmwfm import FinetuningArguments, finetune, load_adapted
@@ -144,7 +145,9 @@ def test_positions_are_learned_in_metres(pretrained, tmp_path):
         for seed, (name, n) in enumerate({"train": 256, "validation": 32, "test": 32}.items())
     }
     processor = MMWFMProcessor.from_pretrained(pretrained)
-    arguments = finetuning_arguments(tmp_path / "run", "full", num_train_epochs=20, base_learning_rate=0.05)
+    arguments = finetuning_arguments(
+        tmp_path / "run", "full", num_train_epochs=20, base_learning_rate=0.05, results_only=True
+    )
     result = finetune(str(pretrained), processor, splits, arguments)["test"]
     guess_the_mean_m = np.abs(np.asarray(splits["test"]["position"][:]) - 155).mean()
     assert result["mean_error_m"] < 0.6 * guess_the_mean_m
@@ -277,6 +280,9 @@ def test_every_entrant_learns_the_same_task_by_the_same_function(pretrained, iqf
     collator = MMWFMDataCollator(MMWFMProcessor.from_pretrained(tmp_path / "run"), label_column="label")
     logits, _ = predict(model, splits["test"], collator)
     saved = np.load(tmp_path / "run" / "test_predictions.npz")["logits"]
+    card = ModelCard.load(tmp_path / "run" / "README.md")
+    assert ("Fresh weights" in card.text) == (regime == "scratch" or bool(changes))
+    assert ("contrastive" in card.data.tags) == (entrant == "iqfm")
     np.testing.assert_allclose(logits, saved, rtol=1e-4, atol=1e-5)
 
 
@@ -325,6 +331,11 @@ def test_an_adapter_of_iqfm_is_refused_by_a_base_of_other_antennas_and_by_anothe
         path.write_text(written.replace(str(iqfm), str(base)))
         with pytest.raises(ValueError, match=message):
             load_adapted(tmp_path / "run")
+
+
+def test_the_card_of_a_pretrained_baseline_says_what_it_is(iqfm):
+    card = ModelCard.load(write_pretraining_card(iqfm, [{"step": 20, "validation_iq_loss": 1.5}], {"iq": "tones"}))
+    assert "SimCLR" in card.text and "masked" not in card.text and "iq 1.5000" in card.text
 
 
 def test_pooling_is_refused_where_there_is_only_one(iqfm, tmp_path):
