@@ -33,8 +33,6 @@ HUB_FILES = [
     "tokens_mmwfm.py",
     "objectives_mmwfm.py",
     "checks_mmwfm.py",
-    "checks_mmwfm.py",
-    "objectives_mmwfm.py",
     "task_head_mmwfm.py",
 ]
 
