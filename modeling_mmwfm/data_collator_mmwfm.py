@@ -4,7 +4,7 @@ import zlib
 
 import numpy as np
 import torch
-from datasets import Dataset, load_dataset
+from datasets import Dataset, IterableDataset, load_dataset
 
 from .processing_mmwfm import MMWFMProcessor
 
@@ -28,19 +28,19 @@ class MMWFMDataCollator:
         self.carrier_shift = carrier_shift
         self.label_column = label_column
 
-    def __call__(self, rows, generator: np.random.Generator | None = None) -> dict[str, torch.Tensor]:
+    def __call__(self, rows, draws: np.ndarray | None = None) -> dict[str, torch.Tensor]:
         """
         Args:
             rows: list of rows, or dict of columns.
-            generator: of the carrier shifts; without one they follow from each row's recording and start, so that an
-                evaluation set is always shifted in the same way.
+            draws: (B,) numbers in [-1, 1) that the carrier shifts are made of; without them they follow from each
+                row's recording and start, so that an evaluation set is always shifted in the same way.
         """
         columns = rows if isinstance(rows, dict) else {key: [row[key] for row in rows] for key in rows[0]}
         inputs = {}
         if "iq" in columns:
             iq = np.asarray(columns["iq"], dtype=np.float32)
             if self.carrier_shift:
-                iq = shift_carrier(iq, self.carrier_shift * self.draw(columns, generator))
+                iq = shift_carrier(iq, self.carrier_shift * (draws_of(columns) if draws is None else draws))
             rates = {float(rate) for rate in columns.get("sampling_rate_hz", [])}
             inputs |= {"iq": iq, "sampling_rate_hz": rates.pop() or None if len(rates) == 1 else None}
         if "image" in columns:
@@ -52,12 +52,11 @@ class MMWFMDataCollator:
             batch["labels"] = torch.as_tensor(np.asarray(columns[self.label_column]))
         return batch
 
-    def draw(self, columns, generator) -> np.ndarray:
-        """One number in [-1, 1) for each row."""
-        if generator is not None:
-            return generator.uniform(-1, 1, len(columns["iq"]))
-        names = zip(columns["recording"], columns["start"])
-        return np.array([zlib.crc32(f"{recording}:{start}".encode()) for recording, start in names]) / 2**31 - 1
+
+def draws_of(columns: dict) -> np.ndarray:
+    """One number in [-1, 1) for each row, always the same."""
+    names = zip(columns["recording"], columns["start"])
+    return np.array([zlib.crc32(f"{recording}:{start}".encode()) for recording, start in names]) / 2**31 - 1
 
 
 def shift_carrier(iq: np.ndarray, shifts: np.ndarray) -> np.ndarray:
@@ -67,20 +66,29 @@ def shift_carrier(iq: np.ndarray, shifts: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(signal).view(np.float32).reshape(iq.shape)
 
 
-def load_splits(name: str) -> dict[str, Dataset]:
+def load_splits(
+    name: str, streaming: bool = False, keep_in_memory: bool = False, cache_dir: str | None = None
+) -> dict[str, Dataset | IterableDataset]:
     """All splits of a data set on disk or on the Hub, in NumPy format, with the columns that training needs.
+
+    Args:
+        streaming: rows are read as they come; nothing is copied to the cache first.
+        keep_in_memory: of the rows instead of a memory-mapped file.
+        cache_dir: instead of that of `datasets`.
 
     Raises:
         ValueError: no such data set, or one without `iq` and `image`.
     """
+    memory = {} if streaming else {"keep_in_memory": keep_in_memory}
     try:
-        splits = load_dataset(name)
+        splits = load_dataset(name, streaming=streaming, cache_dir=cache_dir, **memory)
     except FileNotFoundError as error:
         raise ValueError(f"expected the folder or Hub name of a data set, found none at {name!r}: {error}") from error
     for split, dataset in splits.items():
         known = {*INPUT_COLUMNS, "label", "position", "sampling_rate_hz", "recording", "start"}
-        columns = [column for column in dataset.column_names if column in known]
+        found = dataset.column_names or list(next(iter(dataset)))  # a stream may not know them beforehand
+        columns = [column for column in found if column in known]
         if not set(columns) & set(INPUT_COLUMNS):
-            raise ValueError(f"expected a column `iq` or `image` in {name}, found {dataset.column_names}")
+            raise ValueError(f"expected a column `iq` or `image` in {name}, found {found}")
         splits[split] = dataset.select_columns(columns).with_format("numpy")
     return splits

@@ -6,13 +6,15 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from .modeling_mmwfm import MMWFMForPreTraining
 from .tokens_mmwfm import patchify, segment, unpatchify, unsegment
 
 
 def save_figure(figure: Figure, path: str | Path) -> Path:
-    figure.savefig(path, dpi=110, bbox_inches="tight")
-    return Path(path)
+    """Under a temporary name first: training draws its figures again and again."""
+    path = Path(path)
+    unfinished = path.with_name(f".{path.name}")
+    figure.savefig(unfinished, dpi=110, bbox_inches="tight", format=path.suffix[1:])
+    return unfinished.replace(path)
 
 
 def plot_losses(log: list[dict], path: str | Path) -> Path:
@@ -32,27 +34,37 @@ def plot_losses(log: list[dict], path: str | Path) -> Path:
 
 
 @torch.no_grad()
-def plot_reconstruction(model: MMWFMForPreTraining, batch: dict, path: str | Path, seed: int = 0) -> Path:
-    """Original, masked and reconstructed first samples of a batch of one family, visible parts kept as they are."""
-    device = model.device
-    batch = {key: value[:3].to(device) for key, value in batch.items()}
+def reconstruct(model: torch.nn.Module, batch: dict, seed: int = 0) -> dict[str, list[np.ndarray]]:
+    """Original, masked (NaN) and reconstructed samples of a batch of one family; visible parts stay as they are.
+
+    Returns:
+        the family and its three arrays, (B, A, 2, T) or (B, C, H, W).
+    """
+    device, config = model.device, model.config
     family = "iq" if "iq_values" in batch else "image"
     was_training = model.training
     model.eval()
-    original = batch["iq_values" if family == "iq" else "pixel_values"].float()
-    length, patch_size = model.config.segment_length, model.config.patch_size
-    tokens = segment(original, length) if family == "iq" else patchify(original, patch_size)
+    original = batch["iq_values" if family == "iq" else "pixel_values"].float().to(device)
+    tokens = segment(original, config.segment_length) if family == "iq" else patchify(original, config.patch_size)
     noise = torch.rand(tokens.shape[:2], generator=torch.Generator().manual_seed(seed)).to(device)
-    output = model(**batch, **{f"{family}_noise": noise})
+    output = model(**{key: value.to(device) for key, value in batch.items()}, **{f"{family}_noise": noise})
     model.train(was_training)
     mask = output[f"{family}_mask"][..., None].bool()
-    hidden = tokens.masked_fill(mask, float("nan"))
-    filled = torch.where(mask, output[f"{family}_logits"].float(), tokens)
+    parts = [
+        tokens,
+        tokens.masked_fill(mask, float("nan")),
+        torch.where(mask, output[f"{family}_logits"].float(), tokens),
+    ]
     if family == "iq":
-        rows = [unsegment(part, original.shape[1], original.shape[3]) for part in (tokens, hidden, filled)]
-        return plot_iq_rows(*(part.cpu().numpy() for part in rows), path)
-    rows = [unpatchify(part, patch_size, *original.shape[-2:]) for part in (tokens, hidden, filled)]
-    return plot_image_rows(*(part.cpu().numpy() for part in rows), path)
+        parts = [unsegment(part, original.shape[1], original.shape[3]) for part in parts]
+    else:
+        parts = [unpatchify(part, config.patch_size, *original.shape[-2:]) for part in parts]
+    return {family: [part.cpu().numpy() for part in parts]}
+
+
+def plot_reconstruction(family: str, parts: list[np.ndarray], path: str | Path) -> Path:
+    """What `reconstruct` gives, a row for each sample."""
+    return (plot_iq_rows if family == "iq" else plot_image_rows)(*parts, path)
 
 
 TITLES = ("original", "masked", "reconstructed")

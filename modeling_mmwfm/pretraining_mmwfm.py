@@ -3,26 +3,32 @@
 import contextlib
 import json
 import math
-import shutil
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import numpy as np
 import torch
-from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, set_seed
+from accelerate import Accelerator, DistributedType
+from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration, parse_flag_from_env, set_seed
 from datasets import Dataset as RowDataset
-from torch.utils.data import DataLoader, Dataset
+from datasets import IterableDataset as RowStream
 from tqdm.auto import tqdm
-from transformers import get_cosine_schedule_with_warmup
+from transformers import PreTrainedModel, get_cosine_schedule_with_warmup
 
-from .cards_mmwfm import write_pretraining_card
 from .data_collator_mmwfm import MMWFMDataCollator
-from .figures_mmwfm import plot_losses, plot_reconstruction
-from .modeling_mmwfm import MMWFMForPreTraining
+from .figures_mmwfm import plot_losses
 from .processing_mmwfm import MMWFMProcessor
-
-LOG_FILE = "training_log.json"
+from .run_folder_mmwfm import begin_run, finish_run, finished_log, latest_checkpoint, save_checkpoint
+from .step_batches_mmwfm import (
+    FiniteCheck,
+    StepBatches,
+    StreamBatches,
+    count_tokens,
+    families_of,
+    loader_of,
+    step_seed,
+    takes_noise,
+)
+from .tracking_mmwfm import TRACKERS, Speed, check_trackers, draw_reconstructions, start_trackers
 
 
 @dataclass
@@ -31,6 +37,10 @@ class PretrainingArguments:
 
     output_dir: str = field(metadata={"help": "folder of the model, its checkpoints and figures"})
     num_train_epochs: float = field(default=800, metadata={"help": "passes over the larger family"})
+    max_steps: int | None = field(
+        default=None,
+        metadata={"help": "steps of the run whatever the epochs; of streams an epoch is max_steps / num_train_epochs"},
+    )
     warmup_epochs: float = field(default=40, metadata={"help": "linear warm-up, then cosine to 0"})
     batch_size: int = field(default=256, metadata={"help": "samples of each family in a step, over all processes"})
     base_learning_rate: float = field(default=1e-3, metadata={"help": "for 256 samples; scaled with batch_size"})
@@ -39,37 +49,77 @@ class PretrainingArguments:
     adam_beta2: float = 0.95
     max_grad_norm: float | None = field(default=None, metadata={"help": "clip the norm of the summed gradients"})
     carrier_shift: float = field(default=0.0, metadata={"help": "random carrier shift, share of the sampling rate"})
-    mixed_precision: str = field(default="no", metadata={"choices": ["no", "bf16", "fp16"]})
+    shuffle_buffer: int = field(default=1000, metadata={"help": "rows among which streams are shuffled"})
+    mixed_precision: str | None = field(
+        default=None, metadata={"choices": ["no", "bf16", "fp16"], "help": "default: as `accelerate launch` says"}
+    )
     torch_compile: bool = False
     num_workers: int = field(default=0, metadata={"help": "processes that prepare batches of each family"})
     logging_steps: int = 10
-    eval_epochs: float = field(default=1, metadata={"help": "epochs between validations"})
+    eval_epochs: float = field(default=1, metadata={"help": "epochs between validations and figures"})
     save_epochs: float = field(default=20, metadata={"help": "epochs between checkpoints"})
     save_total_limit: int = field(default=2, metadata={"help": "checkpoints kept"})
+    report_to: list[str] = field(default_factory=list, metadata={"help": f"{' and '.join(TRACKERS)}, or none"})
     seed: int = 0
 
+    def __post_init__(self):
+        for name in ("num_train_epochs", "max_steps", "batch_size", "logging_steps", "save_total_limit"):
+            if getattr(self, name) is not None and getattr(self, name) <= 0:
+                raise ValueError(f"`{name}`: expected more than 0, found {getattr(self, name)}")
+        self.report_to = [name for name in self.report_to if name != "none"]
+        check_trackers(self.report_to)
 
-class StepBatches(Dataset):
-    """The mini-batch of one family at any step, a pure function of (seed, step, process): resuming is exact.
 
-    Each pass over the rows has its own order; the family with fewer rows restarts.
-    """
+class Progress:
+    """What a checkpoint holds beside model, optimiser and schedule."""
 
-    def __init__(self, rows: RowDataset, collator, batch_size: int, num_steps: int, seed: int, rank=0, world_size=1):
-        self.rows, self.collator, self.num_steps, self.seed = rows, collator, num_steps, seed
-        self.batch_size = min(batch_size, len(rows))
-        self.batches_per_pass = len(rows) // self.batch_size
-        self.rank, self.world_size = rank, world_size
+    def __init__(self, families: list[str], device: torch.device):
+        self.step, self.log = 0, []
+        self.sums = torch.zeros(len(families), device=device)  # of losses since they were last logged
 
-    def __len__(self) -> int:
-        return self.num_steps
+    def state_dict(self):
+        return {"step": self.step, "log": json.dumps(self.log), "sums": self.sums.tolist()}
 
-    def __getitem__(self, step: int) -> dict[str, torch.Tensor]:
-        number, batch = divmod(step, self.batches_per_pass)
-        order = np.random.default_rng([self.seed, number]).permutation(len(self.rows))
-        index = order[batch * self.batch_size : (batch + 1) * self.batch_size][self.rank :: self.world_size]
-        columns = self.rows[np.sort(index)]
-        return self.collator(columns, np.random.default_rng([self.seed, step, self.rank, 1]))
+    def load_state_dict(self, state):
+        self.step, self.log = state["step"], json.loads(state["log"])
+        self.sums = self.sums.new_tensor(state["sums"])
+
+
+def use_cpu() -> bool:
+    """Accelerate shares work between processes on CPUs only when it is told that there is nothing else."""
+    return parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
+
+
+def make_accelerator(arguments: PretrainingArguments, find_unused_parameters: bool) -> Accelerator:
+    accelerator = Accelerator(
+        cpu=use_cpu(),
+        mixed_precision=arguments.mixed_precision,
+        step_scheduler_with_optimizer=False,
+        log_with=arguments.report_to or None,
+        project_config=ProjectConfiguration(logging_dir=f"{arguments.output_dir}/logs"),
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=find_unused_parameters)],
+    )
+    if accelerator.distributed_type == DistributedType.FSDP:
+        if not accelerator.is_fsdp2:
+            raise ValueError("expected `fsdp_version: 2` in the launch configuration, found 1")
+        plugin = accelerator.state.fsdp_plugin
+        if plugin.mixed_precision_policy is not None:
+            # Noise, gradients' sums and losses keep their digits.
+            plugin.mixed_precision_policy = replace(
+                plugin.mixed_precision_policy, reduce_dtype=torch.float32, output_dtype=None, cast_forward_inputs=False
+            )
+    return accelerator
+
+
+def count_steps(rows: dict[str, RowDataset | RowStream], arguments: PretrainingArguments) -> tuple[float, int]:
+    """Steps of an epoch and of the run."""
+    if any(isinstance(dataset, RowStream) for dataset in rows.values()):
+        if arguments.max_steps is None:
+            raise ValueError("`max_steps`: expected the number of steps, which streams do not tell, found none")
+        return arguments.max_steps / arguments.num_train_epochs, arguments.max_steps
+    largest = max(map(len, rows.values()))
+    steps_per_epoch = max(1, largest // min(arguments.batch_size, largest))
+    return steps_per_epoch, arguments.max_steps or math.ceil(arguments.num_train_epochs * steps_per_epoch)
 
 
 def split_decay(model: torch.nn.Module, weight_decay: float) -> list[dict]:
@@ -82,79 +132,51 @@ def split_decay(model: torch.nn.Module, weight_decay: float) -> list[dict]:
 
 
 @torch.no_grad()
-def validation_losses(model, rows: dict[str, RowDataset], collator, batch_size: int) -> dict[str, float]:
-    """Reconstruction loss of every family over its validation rows, under masks that are always the same."""
+def validation_losses(accelerator: Accelerator, model, rows: dict, collator, batch_size: int) -> dict[str, float]:
+    """Loss of every family over its validation rows, under random draws that are always the same.
+
+    Processes share the rows of each batch, and all of them take part in each: a sharded model needs all.
+    """
+    rank, world_size, device = accelerator.process_index, accelerator.num_processes, accelerator.device
     was_training = model.training
     model.eval()
     losses = {}
     for family, dataset in rows.items():
-        total, count = 0.0, 0
-        for start in range(0, len(dataset), batch_size):
-            batch = collator(dataset[start : start + batch_size])
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(start)
-                noise = torch.rand(noise_shape(model, batch))
-            batch = {key: value.to(model.device) for key, value in batch.items()}
-            output = model(**batch, **{f"{family}_noise": noise.to(model.device)})
-            size = len(noise)
-            total, count = total + output.loss.item() * size, count + size
+        totals = torch.zeros(2, device=device)
+        for number, columns in enumerate(dataset.iter(batch_size)):
+            size = len(next(iter(columns.values())))
+            own = slice(rank, None, world_size) if rank < size else slice(1)
+            count = len(range(size)[own]) if rank < size else 0
+            batch = collator({name: values[own] for name, values in columns.items()})
+            if takes_noise(model, family):
+                generator = torch.Generator().manual_seed(number * batch_size)
+                noise = torch.rand(size, count_tokens(model.config, batch), generator=generator)
+                batch[f"{family}_noise"] = noise[own]
+            batch = {name: value.to(device) for name, value in batch.items()}
+            with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), accelerator.autocast():
+                torch.manual_seed(step_seed(number, rank))
+                totals += torch.stack([model(**batch).loss.float() * count, totals.new_tensor(count)])
+        total, count = accelerator.reduce(totals, "sum").tolist()
         losses[f"validation_{family}_loss"] = total / count
     model.train(was_training)
     return losses
 
 
-def noise_shape(model, batch) -> tuple[int, int]:
-    """(batch, tokens) of a batch of one family."""
-    config = model.config
-    if "iq_values" in batch:
-        size, antennas, _, samples = batch["iq_values"].shape
-        return size, antennas * math.ceil(samples / config.segment_length)
-    size, _, height, width = batch["pixel_values"].shape
-    return size, (height // config.patch_size) * (width // config.patch_size)
-
-
-class Progress:
-    """What a checkpoint holds beside model, optimiser and schedule."""
-
-    def __init__(self):
-        self.step, self.log = 0, []
-
-    def state_dict(self):
-        return {"step": self.step, "log": json.dumps(self.log)}
-
-    def load_state_dict(self, state):
-        self.step, self.log = state["step"], json.loads(state["log"])
-
-
-def latest_checkpoint(output_dir: Path) -> Path | None:
-    found = sorted(output_dir.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
-    return found[-1] if found else None
-
-
-def save_checkpoint(accelerator: Accelerator, output_dir: Path, step: int, keep: int):
-    """Under a temporary name first: a checkpoint that can be seen is complete."""
-    unfinished = output_dir / f".unfinished-{step}"
-    accelerator.save_state(str(unfinished))
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        unfinished.rename(output_dir / f"checkpoint-{step}")
-        found = sorted(output_dir.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
-        for old in found[:-keep]:
-            shutil.rmtree(old)
-    accelerator.wait_for_everyone()
-
-
 def pretrain(
-    model: MMWFMForPreTraining,
+    model: PreTrainedModel,
     processor: MMWFMProcessor,
-    train_rows: dict[str, RowDataset],
-    validation_rows: dict[str, RowDataset],
+    train_rows: dict[str, RowDataset | RowStream],
+    validation_rows: dict[str, RowDataset | RowStream],
     arguments: PretrainingArguments,
     provenance: dict | None = None,
 ) -> list[dict]:
     """Pretrain, save and draw; resumes from the newest checkpoint and does nothing if the run has ended.
 
+    Any number of processes gives the same mini-batches and masks (streams: the same number), and to rounding the same
+    weights; a loss that compares the samples of a batch with each other (InfoNCE) sees those of its process.
+
     Args:
+        model: its `forward(**batch)` gives `.loss`.
         train_rows, validation_rows: by family ("iq", "image"), in NumPy format.
         provenance: what identifies the run beside `arguments` (data, initial weights); a run under other arguments is
             not resumed.
@@ -163,136 +185,114 @@ def pretrain(
         the log, a row for each time something was measured.
 
     Raises:
-        ValueError: `output_dir` holds a run of other arguments, or the loss is not finite.
+        ValueError: `output_dir` holds a run of other arguments, the model lacks a family, or a loss is not finite.
     """
     output_dir = Path(arguments.output_dir)
-    run = json.loads(json.dumps({**asdict(arguments), **(provenance or {})}))
-    run.pop("output_dir")
-    if (log := finished_log(output_dir, run)) is not None:
+    if (log := finished_log(arguments, provenance)) is not None:
         return log
-    families = [family for family in ("image", "iq") if family in train_rows]
-    largest = max(len(train_rows[family]) for family in families)
-    steps_per_epoch = max(1, largest // min(arguments.batch_size, largest))
-    num_steps = math.ceil(arguments.num_train_epochs * steps_per_epoch)
+    families = families_of(model, train_rows)
+    steps_per_epoch, num_steps = count_steps(train_rows, arguments)
+    # Each family leaves the other's projections and head without gradient.
+    accelerator = make_accelerator(arguments, len(getattr(model.config, "modalities", families)) > 1)
+    begin_run(accelerator, arguments, provenance)
 
-    accelerator = Accelerator(
-        mixed_precision=arguments.mixed_precision,
-        step_scheduler_with_optimizer=False,
-        # Each family leaves the other's projections and head without gradient.
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=len(families) > 1)],
-    )
-    if accelerator.is_main_process:
-        output_dir.mkdir(parents=True, exist_ok=True)
-        for unfinished in output_dir.glob(".unfinished-*"):
-            shutil.rmtree(unfinished)
-        (output_dir / "run.json").write_text(json.dumps(run, indent=1))
     set_seed(arguments.seed)
+    collator = MMWFMDataCollator(processor, arguments.carrier_shift)
+    batches = {}
+    for number, family in enumerate(families):
+        streamed = isinstance(train_rows[family], RowStream)
+        batches[family] = (StreamBatches if streamed else StepBatches)(
+            train_rows[family],
+            collator,
+            arguments.batch_size,
+            num_steps,
+            key=(arguments.seed, number),
+            rank=accelerator.process_index,
+            world_size=accelerator.num_processes,
+            noise_config=model.config if takes_noise(model, family) else None,
+            **({"buffer_size": arguments.shuffle_buffer} if streamed else {}),
+        )
+    blank = type(model), model.config
     optimizer = torch.optim.AdamW(
         split_decay(model, arguments.weight_decay),
         lr=arguments.base_learning_rate * arguments.batch_size / 256,
         betas=(arguments.adam_beta1, arguments.adam_beta2),
     )
-    warmup_steps = int(arguments.warmup_epochs * steps_per_epoch)
-    scheduler = get_cosine_schedule_with_warmup(optimizer, warmup_steps, num_steps)
+    scheduler = get_cosine_schedule_with_warmup(optimizer, int(arguments.warmup_epochs * steps_per_epoch), num_steps)
     model, optimizer, scheduler = accelerator.prepare(model, optimizer, scheduler)
     step_model = torch.compile(model) if arguments.torch_compile else model
-    progress = Progress()
+    progress = Progress(families, accelerator.device)
     accelerator.register_for_checkpointing(progress)
     if (checkpoint := latest_checkpoint(output_dir)) is not None:
         accelerator.load_state(str(checkpoint))
-
-    collator = MMWFMDataCollator(processor, arguments.carrier_shift)
-    loaders = {}
-    for number, family in enumerate(families):
-        batches = StepBatches(
-            train_rows[family],
-            collator,
-            arguments.batch_size,
-            num_steps,
-            seed=1000 * arguments.seed + number,
-            rank=accelerator.process_index,
-            world_size=accelerator.num_processes,
-        )
-        loader = DataLoader(
-            batches, batch_size=None, sampler=range(progress.step, num_steps), num_workers=arguments.num_workers
-        )
-        loaders[family] = iter(loader)
-
+    start_trackers(accelerator, output_dir, progress.step)
+    pin_memory = accelerator.device.type == "cuda"
+    loaders = {
+        family: loader_of(source, progress.step, arguments.num_workers, pin_memory)
+        for family, source in batches.items()
+    }
+    check = FiniteCheck(accelerator, arguments.seed)
     every = {name: max(1, int(getattr(arguments, f"{name}_epochs") * steps_per_epoch)) for name in ("eval", "save")}
     bar = tqdm(
         total=num_steps, initial=progress.step, desc="pretraining", disable=not accelerator.is_local_main_process
     )
-    sums = dict.fromkeys(families, 0.0)
+    speed = Speed(progress.step, num_steps)
     model.train()
     for step in range(progress.step, num_steps):
-        entropy = [arguments.seed, step, accelerator.process_index]
-        torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]))  # mask noise
+        number, last = step + 1, step + 1 == num_steps
+        logs = number % arguments.logging_steps == 0 or last
+        evaluates = number % every["eval"] == 0 or last
+        saves = number % every["save"] == 0 and not last
+        # What a model draws by itself; masks are drawn with the batches.
+        torch.manual_seed(step_seed(arguments.seed, step, accelerator.process_index))
+        losses, tokens = {}, 0
         for family in families:
-            batch = {key: value.to(accelerator.device) for key, value in next(loaders[family]).items()}
-            # Gradients of the families are summed; processes exchange them once, with the last family.
-            waiting = accelerator.no_sync(model) if family != families[-1] else contextlib.nullcontext()
-            with waiting, accelerator.autocast():
-                loss = step_model(**batch).loss
+            batch = next(loaders[family])
+            batch = {name: value.to(accelerator.device, non_blocking=True) for name, value in batch.items()}
+            if f"{family}_noise" in batch:
+                tokens += batches[family].batch_size * batch[f"{family}_noise"].shape[1]
+            # Gradients of the families are summed; processes exchange them once, with the last family. Not so where
+            # the model is sharded: FSDP2 cannot wait for parts that have not been used yet.
+            waits = family != families[-1] and accelerator.distributed_type != DistributedType.FSDP
+            with accelerator.no_sync(model) if waits else contextlib.nullcontext(), accelerator.autocast():
+                loss = step_model(**batch).loss * batches[family].weight
                 accelerator.backward(loss)
-            sums[family] = sums[family] + loss.detach()
-        if arguments.max_grad_norm is not None:
-            accelerator.clip_grad_norm_(model.parameters(), arguments.max_grad_norm)
+            losses[family] = loss.detach().float()
+        gradient_norm = accelerator.clip_grad_norm_(model.parameters(), arguments.max_grad_norm or math.inf)
+        if hasattr(gradient_norm, "full_tensor"):  # of a sharded model
+            gradient_norm = gradient_norm.full_tensor()
+        check.note(step, losses, gradient_norm)
+        if accelerator.device.type == "cpu" or logs or evaluates or saves:
+            check.look(batches, output_dir)
+        learning_rate = scheduler.get_last_lr()[0]
         optimizer.step()
         scheduler.step()
         optimizer.zero_grad()
-        progress.step = step + 1
+        progress.sums += torch.stack(list(losses.values()))
+        progress.step = number
         bar.update()
-        row = {"step": step + 1, "epoch": (step + 1) / steps_per_epoch}
-        last = step + 1 == num_steps
-        if (step + 1) % arguments.logging_steps == 0 or last:
-            count = (step % arguments.logging_steps) + 1
-            losses = {f"{family}_loss": float(total) / count for family, total in sums.items()}
-            sums = dict.fromkeys(families, 0.0)
-            if not all(math.isfinite(value) for value in losses.values()):
-                raise ValueError(f"expected a finite loss, found {losses} at step {step + 1}")
-            row |= losses | {"learning_rate": scheduler.get_last_lr()[0]}
-            bar.set_postfix({key: f"{value:.3f}" for key, value in losses.items()})
-        if validation_rows and ((step + 1) % every["eval"] == 0 or last):
-            unwrapped = accelerator.unwrap_model(model)
-            row |= validation_losses(unwrapped, validation_rows, collator, arguments.batch_size)
+
+        row = {"step": number, "epoch": number / steps_per_epoch}
+        if logs:
+            means = accelerator.reduce(progress.sums / (step % arguments.logging_steps + 1), "mean").tolist()
+            progress.sums.zero_()
+            row |= {f"{family}_loss": mean for family, mean in zip(families, means)}
+            row |= {"gradient_norm": float(gradient_norm), "learning_rate": learning_rate}
+            row |= speed.look(number, sum(source.batch_size for source in batches.values()), tokens)
+            bar.set_postfix({name: f"{value:.4g}" for name, value in row.items() if name.endswith(("loss", "_s"))})
+        if evaluates:
+            bare = accelerator.unwrap_model(model)
+            row |= validation_losses(accelerator, bare, validation_rows, collator, arguments.batch_size)
+            draw_reconstructions(accelerator, bare, validation_rows or train_rows, collator, output_dir, number)
         if len(row) > 2:
             progress.log.append(row)
-        if (step + 1) % every["save"] == 0 and not last:
-            save_checkpoint(accelerator, output_dir, step + 1, arguments.save_total_limit)
+            accelerator.log({name: value for name, value in row.items() if name != "step"}, step=number)
+        if evaluates and accelerator.is_main_process:
+            plot_losses(progress.log, output_dir / "losses.png")
+        if saves:
+            save_checkpoint(accelerator, output_dir, number, arguments.save_total_limit)
+        if evaluates or saves:
+            speed.skip(number)
     bar.close()
-    if accelerator.is_main_process:
-        figure_rows = validation_rows or train_rows
-        finish(accelerator.unwrap_model(model), processor, collator, figure_rows, progress.log, output_dir, run)
-    accelerator.wait_for_everyone()
+    finish_run(accelerator, model, blank, processor, progress.log, output_dir)
     return progress.log
-
-
-def finish(model, processor, collator, rows, log, output_dir: Path, run: dict):
-    """Save the model as a Hub-ready folder, draw its losses and reconstructions; the log marks the end."""
-    model.save_pretrained(output_dir)
-    processor.save_pretrained(output_dir)
-    plot_losses(log, output_dir / "losses.png")
-    for family, dataset in rows.items():
-        plot_reconstruction(model, collator(dataset[:3]), output_dir / f"reconstruction_{family}.png")
-    datasets = {family: run.get(f"{family}_dataset") or "not named" for family in rows}
-    write_pretraining_card(output_dir, log, datasets)
-    unfinished = output_dir / f".{LOG_FILE}"
-    unfinished.write_text(json.dumps(log, indent=1))
-    unfinished.rename(output_dir / LOG_FILE)
-    for checkpoint in output_dir.glob("checkpoint-*"):
-        shutil.rmtree(checkpoint)
-
-
-def finished_log(output_dir: Path, run: dict) -> list[dict] | None:
-    """The log of a run that has ended; None if there is none or it can be resumed."""
-    if not (output_dir / "run.json").is_file():
-        return None
-    found = json.loads((output_dir / "run.json").read_text())
-    if found != run:
-        changed = sorted(key for key in found.keys() | run.keys() if found.get(key) != run.get(key))
-        raise ValueError(
-            f"expected {output_dir} to be new or a run of the same arguments, found one of other "
-            f"{', '.join(changed)}; choose another output_dir"
-        )
-    log = output_dir / LOG_FILE
-    return json.loads(log.read_text()) if log.is_file() else None
