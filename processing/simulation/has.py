@@ -5,7 +5,8 @@ antennas across the room.
 and an exponential diffuse tail. A person is 14 point scatterers that move as limbs, head and torso do; each is seen
 directly and through the first-order images of the transmitter (bistatic radar equation), and the torso shadows the
 direct path. Nothing else moves. Sizes, speeds and cross-sections are ordinary human ranges, not measurements.
-Level and its spread over time and frequency are those of room and receiver and do not tell the activity.
+Level is that of room and receiver and does not tell the activity; its spread over time and frequency tells hardly
+more, as moving bodies spread it a little more than standing ones.
 
 Motion is a smooth function of time, evaluated at 125 packets a second. That is what is left of a capture with 500
 packets a second by keeping every fourth without a filter, as is done with the measured data; the fastest limbs alias.

@@ -106,7 +106,7 @@ POSITION = {"level": mean_of_image, "dc": middle_of_band, "level per station": l
 
 def windows_of_base_stations(control=None):
     """One window of every recording."""
-    return [next(rfp.rows(0, "train", (recording, 1), control=control)) for recording in range(400)]
+    return [next(rfp.rows(0, "train", (recording, 1), control=control)) for recording in range(360)]
 
 
 def windows_of_cells():
@@ -128,7 +128,7 @@ SETS = {
     "rfp, same hardware": (lambda: windows_of_base_stations("same-hardware"), IQ),
     "interference or none": (with_and_without_interference, IQ_WITH_LEVEL),
     "bpsk or qpsk": (lambda: [row for row in windows_of_cells() if row["label"]], IQ_WITH_LEVEL),
-    "has": (lambda: [row for room in range(30) for row in has.rows(0, "train", (room, 6))], CSI),
+    "has": (lambda: [row for room in range(25) for row in has.rows(0, "train", (room, 6))], CSI),
     "rfs": (lambda: [next(rfs.rows(0, "train", index)) for index in range(300)], SPECTROGRAM),
     "pos-indoor": (lambda: positions(INDOOR), POSITION),
     "pos-outdoor": (lambda: positions(OUTDOOR), POSITION),
