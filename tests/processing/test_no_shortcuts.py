@@ -219,7 +219,7 @@ TAMPERED = {
     ("rfp, same hardware", "level"): lambda row: {"iq": row["iq"] * (1 + row["label"])},
     ("rfp, same hardware", "dc"): lambda row: {"iq": row["iq"] + np.abs(row["iq"]).mean() * row["label"]},
     ("bpsk or qpsk", "dc"): lambda row: {"iq": row["iq"] + np.float32(3e-4 * row["label"])},
-    ("has", "level"): lambda row: {"image": row["image"] + 0.5 * row["label"]},
+    ("has", "level"): lambda row: {"image": row["image"] + row["label"]},
     ("has", "dc"): lambda row: {"image": np.insert(row["image"], 57, 60 + 5 * row["label"], axis=1)},
     ("rfs", "level"): lambda row: {"image": row["image"] + 3 * row["label"]},
     ("rfs", "dc"): lambda row: {"image": row["image"] + (np.arange(224) == 112)[:, None] * 2 * row["label"]},
