@@ -67,8 +67,8 @@ class AnalysisArguments:
                 raise ValueError(f"`{name}`: expected 0 to {high}, found {getattr(self, name)}")
 
 
-def load_model(name: str):
-    """Fine-tuned model, or base with adapter, and its processor; by folder or Hub name."""
+def local_folder(name: str) -> Path:
+    """Folder of a model or an adapter, fetched from the Hub if there is none of this name."""
     folder = Path(name)
     if not folder.is_dir():
         try:
@@ -77,6 +77,12 @@ def load_model(name: str):
             raise ValueError(f"expected the folder or Hub name of a model, found none at {name!r}: {error}") from error
     if not any((folder / file).is_file() for file in ("config.json", "adapter_config.json")):
         raise ValueError(f"expected a model or an adapter in {folder}, found no config.json or adapter_config.json")
+    return folder
+
+
+def load_model(name: str):
+    """Fine-tuned model, or base with adapter, and its processor; by folder or Hub name."""
+    folder = local_folder(name)
     model = load_adapted(folder)
     return model.to("cuda" if torch.cuda.is_available() else "cpu"), AutoProcessor.from_pretrained(folder)
 
