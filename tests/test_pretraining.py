@@ -209,8 +209,11 @@ def test_two_processes_train_like_one_and_resume_exactly(short_run, tmp_path):
     ended = in_processes(2, {"folder": str(whole)}, {"folder": str(killed), "kill_step": step})
     assert ended.returncode and "SIGKILL" in ended.stderr, ended.stderr
     assert (killed / f"checkpoint-{step - step % 3}").is_dir() and not (killed / "model.safetensors").exists()
-    ended = in_processes(2, {"folder": str(killed)})
-    assert ended.returncode == 0, ended.stderr
+    broken = {"folder": str(tmp_path / "broken"), "base_learning_rate": 1e30, "warmup_epochs": 0}
+    ended = in_processes(2, {"folder": str(killed)}, broken)
+    assert ended.returncode and "nonfinite_step_2.safetensors" in ended.stderr, ended.stderr
+    saved = load_file(tmp_path / "broken" / "nonfinite_step_2.safetensors")
+    assert len(saved["iq.iq_values"]) == len(saved["image.image_noise"]) == 7  # rows of both processes
     assert_bit_equal(whole, killed)
     assert log_of(killed) == log_of(whole)
     assert_hub_ready(killed)
@@ -453,6 +456,7 @@ def test_the_script_simulates_its_data_and_leaves_a_hub_ready_folder(tmp_path, m
     assert "pretrain-iq, 12 samples simulated with seed 0" in (folder / "README.md").read_text()
     # once more: nothing to do but to take away what an interruption at the very end left
     (folder / "data" / "pretrain-iq").mkdir(parents=True)
+    (folder / "data" / ".pretrain-iq-abc").mkdir()
     before = (folder / "model.safetensors").stat().st_mtime_ns
     monkeypatch.setattr(sys, "argv", command[1:])
     runpy.run_path(command[1], run_name="__main__")

@@ -74,11 +74,13 @@ def main(data: DataArguments, arguments: PretrainingArguments):
     if finished_log(arguments, provenance) is None:
         run(data, arguments, provenance, simulated, processes)
     if processes.is_main_process:
-        for name in (*TASKS.values(), "cache"):
-            shutil.rmtree(simulated / name, ignore_errors=True)
+        for pattern in (*TASKS.values(), *(f".{task}-*" for task in TASKS.values()), "cache"):
+            for folder in simulated.glob(pattern):
+                shutil.rmtree(folder)
         if simulated.is_dir() and not any(simulated.iterdir()):
             simulated.rmdir()
         print(f"{arguments.output_dir} is complete")
+    processes.destroy_process_group()
 
 
 def run(data, arguments, provenance, simulated, processes):
