@@ -12,23 +12,24 @@ task's own input modules and head lie beside it.
 """
 
 import copy
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HTTPError, StrictDataclassError
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+from peft.tuners.lora import LoraLayer
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
-from transformers.modeling_outputs import BaseModelOutputWithPooling, ImageClassifierOutput
+from transformers.modeling_outputs import ImageClassifierOutput
 from transformers.utils import logging
 
-from .modeling_mmwfm import MMWFMForSequenceClassification, run_layers
+from .modeling_mmwfm import MMWFMForSequenceClassification
 from .regimes_mmwfm import PARTS
-from .task_head_mmwfm import classify
-from .tokens_mmwfm import pool_tokens
+from .shared_blocks_mmwfm import SharedBlocks, Task, mixed_lora, pad_tokens
 
 logger = logging.get_logger(__name__)
 
@@ -36,57 +37,6 @@ FILES = ("adapter_config.json", "adapter_model.safetensors", "config.json")
 PREFIX = "base_model.model."  # of every name in an adapter's file
 # In which an adapter and its base must agree, beside what the regimes ask for.
 AGREED = ("model_type", *PARTS["mmwfm"].sizes, "intermediate_size", "num_channels", "affine_position", "iq_input")
-
-
-class SharedBlocks(nn.Module):
-    """What all tasks run through: blocks and final norm of an encoder, named as in the files of adapters."""
-
-    def __init__(self, encoder: PreTrainedModel):
-        super().__init__()
-        self.mmwfm = encoder
-
-    def forward(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
-        """(B, N, D) and None or (B, N) of 1 = real -> (B, N, D)"""
-        return self.mmwfm.norm(run_layers(self.mmwfm.layers, self.mmwfm.config, hidden_states, attention_mask))
-
-
-class Task(nn.Module):
-    """What one task has for itself: input modules, pooling and head.
-
-    Args:
-        state: of these modules, by their names in `MMWFMForSequenceClassification`; what is missing is the encoder's.
-    """
-
-    def __init__(
-        self, config: PreTrainedConfig, encoder: PreTrainedModel, state: dict[str, torch.Tensor], folder: str
-    ):
-        super().__init__()
-        self.config, self.folder = config, folder
-        with torch.device("meta"):
-            model = MMWFMForSequenceClassification(config)
-        model.mmwfm.layers, model.mmwfm.norm = nn.ModuleList(), nn.Identity()  # the shared ones take their place
-        names = set(model.state_dict())
-        base = {f"mmwfm.{name}": value for name, value in encoder.state_dict().items() if f"mmwfm.{name}" in names}
-        own = {name: value.to(encoder.cls_token) for name, value in state.items()}
-        model.load_state_dict({**base, **own}, assign=True)
-        self.model = model.eval().requires_grad_(False)
-
-    def embed(self, **inputs) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Inputs of `MMWFMModel` -> CLS and tokens (B, N, D), and None or what is real (B, N)."""
-        encoder = self.model.mmwfm
-        tokens = encoder.tokenize(**inputs)
-        embeddings = {family: encoder.embeddings_of(family)(part) for family, part in tokens.items()}
-        return encoder.encode(embeddings, {family: part.is_real for family, part in tokens.items()})
-
-    def predict(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
-        """Encoder output (B, N, D) -> class scores, or metres (B, num_labels)."""
-        if self.config.pooling == "cls":
-            pooled = hidden_states[:, 0]
-        else:
-            is_real = None if attention_mask is None else attention_mask[:, 1:]
-            pooled = pool_tokens(hidden_states[:, 1:], is_real, with_std=self.config.pooling == "mean_std")
-        outputs = BaseModelOutputWithPooling(pooler_output=pooled)
-        return classify(self.model.classifier, outputs, None, self.config).logits
 
 
 class MMWFMAdapters(nn.Module):
@@ -171,7 +121,7 @@ class MMWFMAdapters(nn.Module):
                     f"{folder}: expected an adapter of a base with `{key}` {getattr(base, key)}, found "
                     f"{getattr(config, key, None)}"
                 )
-        if not isinstance(settings, LoraConfig) or settings.use_dora:
+        if not isinstance(settings, LoraConfig):
             raise ValueError(f"{folder}: expected a LoRA adapter, found {settings.peft_type}")
         if settings.base_model_name_or_path != base.name_or_path:
             logger.warning(
@@ -191,6 +141,8 @@ class MMWFMAdapters(nn.Module):
             expected = {
                 key: value.shape for key, value in get_peft_model_state_dict(self.blocks, adapter_name=name).items()
             }
+            if any(name in layer.lora_variant for layer in self.blocks.modules() if isinstance(layer, LoraLayer)):
+                raise ValueError(f"{folder}: expected plain LoRA, found a variant of it, as DoRA")
             found = {key: value.shape for key, value in state.items()}
             if wrong := sorted(key for key in expected | found if expected.get(key) != found.get(key)):
                 raise ValueError(
@@ -207,7 +159,7 @@ class MMWFMAdapters(nn.Module):
         if not isinstance(self.blocks, PeftModel):
             return
         if set(self.blocks.peft_config) <= {name}:
-            self.blocks = self.blocks.unload()  # plain linear layers again
+            self.blocks = SharedBlocks(self.blocks.unload().mmwfm)  # plain linear layers again
         elif name in self.blocks.peft_config:
             self.blocks.set_adapter(next(n for n in self.blocks.peft_config if n != name), inference_mode=True)
             self.blocks.delete_adapter(name)
@@ -320,18 +272,14 @@ class MMWFMAdapters(nn.Module):
         if any(mask is not None or hidden.shape[1] < longest for hidden, mask in parts.values()):
             masks = [hidden.new_ones(hidden.shape[:2], dtype=bool) if m is None else m for hidden, m in parts.values()]
             attention_mask = torch.cat([nn.functional.pad(mask, (0, longest - mask.shape[1])) for mask in masks])
-        # Without names peft takes the active adapter and need not look for rows.
-        rows = [name for name, (hidden, _) in parts.items() for _ in range(len(hidden))]
-        names = {} if set(batches) == {self.active} else {"adapter_names": rows}
-        encoded = self.blocks(hidden_states, attention_mask, **names).split([len(part) for part, _ in parts.values()])
+        counts = {name: len(hidden) for name, (hidden, _) in parts.items()}
+        alone = set(batches) == {self.active}
+        with nullcontext() if alone else mixed_lora(self.encoder, counts):
+            encoded = self.blocks(hidden_states, attention_mask).split(list(counts.values()))
         return {
             name: self.tasks[name].predict(output[:, : hidden.shape[1]], mask)
             for output, (name, (hidden, mask)) in zip(encoded, parts.items())
         }
-
-
-def pad_tokens(hidden_states: torch.Tensor, length: int) -> torch.Tensor:
-    return nn.functional.pad(hidden_states, (0, 0, 0, length - hidden_states.shape[1]))
 
 
 def fetch(folder: str | Path, **kwargs) -> Path:

@@ -221,7 +221,7 @@ DAMAGE = {
     "other width": (lambda f: edit_json(f / "config.json", hidden_size=64), "`hidden_size` 32, found 64"),
     "other depth": (lambda f: edit_json(f / "config.json", num_hidden_layers=3), "`num_hidden_layers` 2, found 3"),
     "other rank": (lambda f: edit_json(f / "adapter_config.json", r=7), "LoRA weights of the base's sizes"),
-    "other method": (lambda f: edit_json(f / "adapter_config.json", use_dora=True), "LoRA adapter"),
+    "other method": (lambda f: edit_json(f / "adapter_config.json", use_dora=True), "expected plain LoRA"),
     "no head": (drop("classifier"), "input modules and head(.|\n)*classifier"),
     "no channel adapter": (drop("channel_adapter"), "channel_adapter"),
     "half the LoRA": (drop("layers.1"), "LoRA weights.*layers.1"),
@@ -273,6 +273,20 @@ def test_unknown_names_and_other_models_are_refused(adapters, folders, tmp_path)
     other = ViTModel(ViTConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=4, intermediate_size=8))
     with pytest.raises(ValueError, match="expected a model of type mmwfm.*found vit"):
         MMWFMAdapters(other)
+
+
+@torch.no_grad()
+def test_half_precision_is_mixed_as_exactly(base, folders):
+    adapters = MMWFMAdapters.from_pretrained(base, dtype=torch.bfloat16)
+    for name in ("csi", "pos"):
+        adapters.load(folders[name])
+    found = adapters.forward_tasks({name: INPUTS[name] for name in ("csi", "pos")})
+    for name in ("csi", "pos"):
+        config = AutoConfig.from_pretrained(folders[name])
+        model = MMWFMForSequenceClassification.from_pretrained(base, config=config, dtype=torch.bfloat16)
+        expected = PeftModel.from_pretrained(model, folders[name]).eval()(**INPUTS[name]).logits
+        assert torch.equal(adapters(name, **INPUTS[name]).logits, expected) and expected.dtype == torch.bfloat16
+        assert (found[name] - expected).abs().max() <= 2**-6 * expected.abs().max()  # padding changes roundings
 
 
 @torch.no_grad()
