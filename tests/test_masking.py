@@ -180,6 +180,27 @@ def test_only_visible_tokens_reach_projection_and_encoder():
         torch.testing.assert_close(seen["iq"][row], segment(x, 8)[row][output.iq_mask[row] == 0])
 
 
+@pytest.mark.parametrize("padded", [True, False], ids=["padded", "odd length"])
+def test_visible_tokens_enter_as_they_do_unmasked_where_they_are_real_in_part(padded):
+    model, seen = make(MMWFMForPreTraining, iq_input="waveform_log_spectrum", mask_ratio_iq=0.3), []
+    part = model.mmwfm.iq_embeddings
+    part.projection.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
+    inputs = pad_iq(SAMPLES) if padded else {"iq_values": iq(4, 2, 77)}
+    mask = model(**inputs).iq_mask.bool()
+    model.mmwfm(**inputs)
+    visible, unmasked = seen
+    tokens = part.tokenize(
+        **{name.removeprefix("iq_").replace("values", "iq_values"): x for name, x in inputs.items()}
+    )
+    is_real = mask | True if tokens.is_real is None else tokens.is_real
+    in_part = tokens.value_is_real.any(-1) & ~tokens.value_is_real.all(-1)
+    assert (in_part & is_real & ~mask).any()
+    for row in range(4):
+        expected = unmasked[row][is_real[row] & ~mask[row]]
+        assert len(expected) > 0
+        torch.testing.assert_close(visible[row, : len(expected)], expected)
+
+
 @pytest.mark.parametrize("iq_input", ["waveform", "waveform_log_spectrum"])
 def test_hidden_values_do_not_leak_into_the_prediction(iq_input):
     model, x, drawn = make(MMWFMForPreTraining, iq_input=iq_input), iq(1, 2, 80), noise(1, 20)
