@@ -23,14 +23,14 @@ from modeling_mmwfm import (
     MMWFMProcessor,
 )
 from modeling_mmwfm.baselines_mmwfm import LINEAR, fit_baseline, measure_splits
-from modeling_mmwfm.cards_mmwfm import write_pretraining_card
 from modeling_mmwfm.data_collator_mmwfm import MMWFMDataCollator
 from modeling_mmwfm.evaluation_mmwfm import evaluate_task, predict
 from modeling_mmwfm.finetuning_mmwfm import FinetuningArguments, KeepBest, finetune, load_adapted
 from modeling_mmwfm.metrics_mmwfm import ClassificationReport, LocalizationError, interference_report
+from modeling_mmwfm.pretraining_mmwfm import pretrain
 from modeling_mmwfm.regimes_mmwfm import apply_regime
 from modeling_mmwfm.targets_mmwfm import draw_labels, target_settings
-from tests.small_sets import PRESETS, image_rows, run_pretraining, tiny_processor, tone_rows
+from tests.small_sets import PRESETS, image_rows, pretraining_arguments, run_pretraining, tiny_processor, tone_rows
 
 
 @pytest.fixture(scope="module")
@@ -262,14 +262,10 @@ def iqfm(tmp_path_factory):
     folder = tmp_path_factory.mktemp("iqfm") / "base"
     torch.manual_seed(0)
     sizes = {"stem_channels": 8, "stage_channels": [16, 32], "stage_depths": [2, 2], "hidden_size": 64}
-    model, processor = IQFMForPreTraining(IQFMConfig(**sizes)).train(), tiny_processor()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    for step in range(20):
-        model(**MMWFMDataCollator(processor)(tone_rows(16, "train", step)[:])).loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
+    model = IQFMForPreTraining(IQFMConfig(**sizes))
+    rows = {"iq": tone_rows(32, "train", 0)}, {"iq": tone_rows(9, "validation", 1)}
+    arguments = pretraining_arguments(folder, num_train_epochs=10, batch_size=16, base_learning_rate=0.05)
+    pretrain(model, tiny_processor(), *rows, arguments)
     return folder
 
 
@@ -350,9 +346,10 @@ def test_an_adapter_of_iqfm_is_refused_by_a_base_of_other_antennas_and_by_anothe
             load_adapted(tmp_path / "run")
 
 
-def test_the_card_of_a_pretrained_baseline_says_what_it_is(iqfm):
-    card = ModelCard.load(write_pretraining_card(iqfm, [{"step": 20, "validation_iq_loss": 1.5}], {"iq": "tones"}))
-    assert "SimCLR" in card.text and "masked" not in card.text and "iq 1.5000" in card.text
+def test_the_baseline_is_pretrained_by_the_same_engine_and_its_card_says_what_it_is(iqfm):
+    log, card = json.loads((iqfm / "training_log.json").read_text()), ModelCard.load(iqfm / "README.md")
+    assert log[-1]["step"] == 20 and f"iq {log[-1]['validation_iq_loss']:.4f}" in card.text
+    assert "SimCLR" in card.text and "masked" not in card.text
 
 
 def test_pooling_is_refused_where_there_is_only_one(iqfm, tmp_path):
