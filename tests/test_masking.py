@@ -189,10 +189,8 @@ def test_visible_tokens_enter_as_they_do_unmasked_where_they_are_real_in_part(pa
     mask = model(**inputs).iq_mask.bool()
     model.mmwfm(**inputs)
     visible, unmasked = seen
-    tokens = part.tokenize(
-        **{name.removeprefix("iq_").replace("values", "iq_values"): x for name, x in inputs.items()}
-    )
-    is_real = mask | True if tokens.is_real is None else tokens.is_real
+    tokens = part.tokenize(inputs["iq_values"], inputs.get("iq_attention_mask"))
+    is_real = torch.ones_like(mask) if tokens.is_real is None else tokens.is_real
     in_part = tokens.value_is_real.any(-1) & ~tokens.value_is_real.all(-1)
     assert (in_part & is_real & ~mask).any()
     for row in range(4):
