@@ -200,11 +200,12 @@ def test_a_small_budget_trains_for_the_least_steps_and_is_evaluated_as_often_as_
     assert rates == sorted(rates, reverse=True)  # warm-up is a quarter, as of the epochs
 
 
-def test_results_only_leaves_predictions_and_numbers_of_the_best_epoch(pretrained, tmp_path):
+@pytest.mark.parametrize("regime", ["ft1", "lora"])
+def test_results_only_leaves_predictions_and_numbers_of_the_best_epoch(pretrained, tmp_path, regime):
     processor, splits = MMWFMProcessor.from_pretrained(pretrained), tone_splits()
     changes = dict(num_train_epochs=6, base_learning_rate=2.0, seed=1)
-    kept = finetune(str(pretrained), processor, splits, finetuning_arguments(tmp_path / "all", "ft1", **changes))
-    arguments = finetuning_arguments(tmp_path / "run", "ft1", **changes, results_only=True)
+    kept = finetune(str(pretrained), processor, splits, finetuning_arguments(tmp_path / "all", regime, **changes))
+    arguments = finetuning_arguments(tmp_path / "run", regime, **changes, results_only=True)
     assert finetune(str(pretrained), processor, splits, arguments) == kept
     results, log, files = read_run(tmp_path / "run")
     assert files == {
