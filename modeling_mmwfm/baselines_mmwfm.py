@@ -78,7 +78,8 @@ def log_spectra(columns: dict) -> np.ndarray:
     images = torch.from_numpy(np.array(columns["image"], dtype=np.float32))
     groups = torch.nn.functional.adaptive_avg_pool2d(images, (min(16, images.shape[2]), images.shape[3]))
     power = torch.fft.rfft(groups, norm="ortho").abs().square()[..., :128]
-    floor = 1e-4 * power.mean((1, 2, 3), keepdim=True) + 1e-30
+    # At the fluctuation's own level: below it lies noise, by which neighbours would pair instead of by what is measured.
+    floor = power[..., 1:].mean((1, 2, 3), keepdim=True) + 1e-30
     return torch.log10(power + floor).flatten(1).numpy()
 
 
@@ -104,7 +105,7 @@ def make_model(name: str, regression: bool, num_rows: int):
     if name == LINEAR:
         head = Ridge(alpha=10.0) if regression else LogisticRegression(C=0.3, class_weight="balanced", max_iter=500)
     elif regression:
-        head = KNeighborsRegressor(min(5, num_rows), weights="distance")
+        return KNeighborsRegressor(min(3, num_rows), weights="distance")
     else:
         head = KNeighborsClassifier(1)
     return make_pipeline(StandardScaler(), head)
