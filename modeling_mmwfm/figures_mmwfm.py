@@ -6,7 +6,6 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from .objectives_mmwfm import split_iq_logits
 from .tokens_mmwfm import patchify, segment, unpatchify, unsegment
 
 
@@ -39,12 +38,10 @@ def reconstruct(model: torch.nn.Module, batch: dict, seed: int = 0) -> dict[str,
     """Original, masked (NaN) and reconstructed samples of a batch of one family; visible parts stay as they are.
 
     Returns:
-        the family and its three arrays, (B, A, 2, T) or (B, C, H, W); nothing if the model does not reconstruct IQ itself.
+        the family and its three arrays, (B, A, 2, T) or (B, C, H, W).
     """
     device, config = model.device, model.config
     family = "iq" if "iq_values" in batch else "image"
-    if family == "iq" and "waveform" not in config.iq_targets:
-        return {}
     was_training = model.training
     model.eval()
     original = batch["iq_values" if family == "iq" else "pixel_values"].float().to(device)
@@ -52,10 +49,12 @@ def reconstruct(model: torch.nn.Module, batch: dict, seed: int = 0) -> dict[str,
     noise = torch.rand(tokens.shape[:2], generator=torch.Generator().manual_seed(seed)).to(device)
     output = model(**{key: value.to(device) for key, value in batch.items()}, **{f"{family}_noise": noise})
     model.train(was_training)
-    mask, predicted = output[f"{family}_mask"][..., None].bool(), output[f"{family}_logits"].float()
-    if family == "iq":
-        predicted = split_iq_logits(predicted, config)["waveform"]
-    parts = [tokens, tokens.masked_fill(mask, float("nan")), torch.where(mask, predicted, tokens)]
+    mask = output[f"{family}_mask"][..., None].bool()
+    parts = [
+        tokens,
+        tokens.masked_fill(mask, float("nan")),
+        torch.where(mask, output[f"{family}_logits"].float(), tokens),
+    ]
     if family == "iq":
         parts = [unsegment(part, original.shape[1], original.shape[3]) for part in parts]
     else:

@@ -63,7 +63,15 @@ class PretrainingArguments:
     seed: int = 0
 
     def __post_init__(self):
-        for name in ("num_train_epochs", "max_steps", "batch_size", "logging_steps", "save_total_limit"):
+        positive = (
+            "num_train_epochs",
+            "max_steps",
+            "batch_size",
+            "max_grad_norm",
+            "logging_steps",
+            "save_total_limit",
+        )
+        for name in positive:
             if getattr(self, name) is not None and getattr(self, name) <= 0:
                 raise ValueError(f"`{name}`: expected more than 0, found {getattr(self, name)}")
         self.report_to = [name for name in self.report_to if name != "none"]

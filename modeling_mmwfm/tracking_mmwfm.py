@@ -46,7 +46,7 @@ def draw_reconstructions(accelerator: Accelerator, model, rows: dict, collator, 
         if takes_noise(model, family):
             with accelerator.autocast():
                 parts = reconstruct(model, collator(next(dataset.iter(3))))  # a sharded model needs all processes
-            if accelerator.is_main_process and family in parts:
+            if accelerator.is_main_process:
                 path = plot_reconstruction(family, parts[family], output_dir / f"reconstruction_{family}.png")
                 for tracker in accelerator.trackers:
                     show_image(tracker, path, step)

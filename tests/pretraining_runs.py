@@ -4,7 +4,8 @@
 
 Each entry is a run of `small_sets.run_pretraining`: `folder`, and of these as many as wanted: `kill_step` (the last
 process kills itself in that step), `kill_save` (the first one does while it writes its so manieth checkpoint),
-`stop_step` (an exception, after which the next run follows) and arguments of pretraining.
+`stop_step` (an exception, after which the next run follows), `fork` (in a process of its own, so that the next run
+follows its death) and arguments of pretraining.
 """
 
 import json
@@ -73,6 +74,10 @@ def main(runs):
     if os.environ.get("ACCELERATE_USE_FSDP") == "true":
         pretend_sharding()
     for run in runs:
+        if run.pop("fork", False) and (child := os.fork()):
+            status = os.waitpid(child, 0)[1]
+            assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+            continue
         stop = ()
         if (step := run.pop("kill_step", None)) is not None:
             kill_in_step(step)
