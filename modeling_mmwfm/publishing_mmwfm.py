@@ -16,6 +16,7 @@ from transformers.dynamic_module_utils import get_relative_import_files
 
 from .card_checks_mmwfm import CARD, check_card, check_metrics, is_hub_name, read_json
 
+SETTINGS_FILES = ("adapter_config.json", "run.json", "generation.json")
 LEFT_OUT_FOLDERS = ("checkpoints", "checkpoint-*", "__pycache__")
 LEFT_OUT_FILES = (".*", "*.tmp", "*.part", "*.partial", "*.incomplete", "*.lock", "*~")
 # Formats that run code when they are opened, by name and by their first bytes.
@@ -158,31 +159,37 @@ def check_rows(folder: Path):
         raise ValueError(f"{folder}: expected `load_dataset` to read Parquet, found {builder.name}")
 
 
-def published_copies(folder: Path, kind: str, repo_id: str, base_model: str | None) -> dict[str, bytes]:
-    """Content of the small files that name a local folder, with Hub names in their place."""
+def published_copies(folder: Path, repo_id: str, base_model: str | None) -> dict[str, bytes]:
+    """Content of the small files that name local folders, with Hub names or no folders in their place."""
     card = (folder / CARD).read_text(encoding="utf-8-sig")
-    for name in {folder.resolve().name, *re.findall(r"^# (.+)$", card, re.MULTILINE)}:
-        card = card.replace(f'"{name}"', f'"{repo_id}"')  # in the example of how to open it
-    run = read_json(folder / "run.json") if kind != "dataset" and (folder / "run.json").is_file() else None
-    settings = read_json(folder / "adapter_config.json") if kind == "adapter" else {}
+    settings = {name: read_json(folder / name) for name in SETTINGS_FILES if (folder / name).is_file()}
+    bases = set()
     if base_model is not None:
         try:
-            named = (metadata_load(folder / CARD) or {}).get("base_model")
+            bases.add((metadata_load(folder / CARD) or {}).get("base_model"))
         except (yaml.YAMLError, ValueError):
-            named = None  # `check_card` says what is wrong
-        old = {name for name in (named, settings.get("base_model_name_or_path")) if isinstance(name, str)}
-        for name in sorted(old, key=len, reverse=True):
-            card = re.sub(rf"(?<![\w./-]){re.escape(name)}(?![\w/-])", base_model, card)
-        settings["base_model_name_or_path"] = base_model
-        run = run and {key: base_model if value in old else value for key, value in run.items()}
-    copies = {CARD: card.encode()}
-    if run is not None:  # where on whose disk something lay is nobody's business
-        is_path = {key: isinstance(value, str) and Path(value).is_absolute() for key, value in run.items()}
-        run = {key: Path(value).name if is_path[key] else value for key, value in run.items()}
-        copies["run.json"] = json.dumps(run, indent=1).encode()
-    if kind == "adapter":
-        copies["adapter_config.json"] = json.dumps(settings, indent=2).encode()
-    return copies
+            pass  # `check_card` says what is wrong
+        bases.add(settings.get("adapter_config.json", {}).get("base_model_name_or_path"))
+    bases = {name for name in bases if isinstance(name, str)}
+
+    def public(value):
+        if isinstance(value, dict):
+            return {key: public(part) for key, part in value.items()}
+        if isinstance(value, list):
+            return [public(part) for part in value]
+        if not isinstance(value, str):
+            return value
+        # Where on whose disk something lay is nobody's business.
+        return base_model if value in bases else Path(value).name if Path(value).is_absolute() else value
+
+    for name in sorted(bases, key=len, reverse=True):
+        card = re.sub(rf"(?<![\w./-]){re.escape(name)}(?![\w/-])", base_model, card)
+    for name in {folder.resolve().name, *re.findall(r"^# (.+)$", card, re.MULTILINE)}:
+        card = card.replace(f'"{name}"', f'"{repo_id}"')  # in the example of how to open it
+    card = re.sub(r"(?<![\w:/.])(/[\w.-]+){2,}", lambda m: Path(m[0]).name if Path(m[0]).exists() else m[0], card)
+    if base_model is not None and "adapter_config.json" in settings:
+        settings["adapter_config.json"]["base_model_name_or_path"] = base_model
+    return {CARD: card.encode()} | {name: json.dumps(public(s), indent=2).encode() for name, s in settings.items()}
 
 
 def check_folder(folder: str | Path, repo_id: str, base_model: str | None = None) -> Publication:
@@ -212,13 +219,13 @@ def check_folder(folder: str | Path, repo_id: str, base_model: str | None = None
         if path.suffix == ".py" and path.resolve() not in allowed:
             raise ValueError(f"{path}: expected no Python file that the configuration does not name; remove it")
         check_file(path)
-    copies = published_copies(folder, kind, repo_id, base_model)
+    copies = published_copies(folder, repo_id, base_model)
     data = check_card(folder / CARD, copies[CARD].decode(), kind)
     check_metrics(folder, data)
     if kind == "dataset":
         check_rows(folder)
     if kind == "adapter":
-        base = json.loads(copies["adapter_config.json"])["base_model_name_or_path"]
+        base = json.loads(copies["adapter_config.json"]).get("base_model_name_or_path")
         if base not in (data["base_model"] if isinstance(data["base_model"], list) else [data["base_model"]]):
             raise ValueError(
                 f"{folder / 'adapter_config.json'}: `base_model_name_or_path`: expected {data['base_model']} as "

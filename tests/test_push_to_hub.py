@@ -1,5 +1,6 @@
 """Folders go to the Hub and come back by name; what should not go there is refused before anything is sent."""
 
+import json
 import os
 import pickle
 import shutil
@@ -14,6 +15,7 @@ import yaml
 from huggingface_hub import HfApi
 from safetensors.torch import load_file, save_file
 
+from modeling_mmwfm.adapters_mmwfm import MMWFMAdapters
 from modeling_mmwfm.cards_mmwfm import write_pretraining_card
 from modeling_mmwfm.files_mmwfm import write_json
 from modeling_mmwfm.finetuning_mmwfm import FinetuningArguments, finetune, load_adapted
@@ -179,6 +181,34 @@ def test_only_what_belongs_there_is_sent(returned, folders, monkeypatch):
         sent = Path(api.hf_hub_download(ADAPTER, name, cache_dir=folders["base"].parent / "cache")).read_text()
         assert BASE in sent and str(folders["base"].parent) not in sent
     assert f'PeftModel.from_pretrained(base, "{ADAPTER}")' in sent
+
+
+def test_where_something_lay_is_not_published(folders, tmp_path):
+    folder = shutil.copytree(folders["base"], tmp_path / "folder")
+    write_json(folder / "run.json", {"datasets": {"iq": str(tmp_path / "tones")}, "seed": 0})
+    (tmp_path / "tones").mkdir()
+    (folder / "README.md").write_text((folder / "README.md").read_text() + f"- iq: {tmp_path / 'tones'}\n")
+    files = check_folder(folder, "local/x").files
+    assert json.loads(files["run.json"]) == {"datasets": {"iq": "tones"}, "seed": 0}
+    assert b"- iq: tones\n" in files["README.md"]
+    assert isinstance(files["config.json"], Path)
+
+
+@torch.no_grad()
+def test_adapters_on_one_encoder_are_loaded_by_name(returned, folders, hub, tmp_path, monkeypatch):
+    online(monkeypatch)
+    *_, batch, _ = returned
+    here = {"endpoint": hub[0], "token": READER_TOKEN, "cache_dir": tmp_path}
+    adapters = MMWFMAdapters.from_pretrained(folders["base"])
+    assert adapters.load(ADAPTER, revision="v1", **here) == "push-adapter"
+    adapters.load(ADAPTER, "doubled", **here)
+    expected = load_adapted(folders["adapter"])(**batch).logits
+    assert torch.equal(adapters("push-adapter", **batch).logits, expected)
+    assert torch.equal(adapters("doubled", **batch).logits, 2 * expected)
+    for name, settings in (("local/push-none", {}), (ADAPTER, {"revision": "v9"}), (BASE, {})):
+        with pytest.raises(ValueError, match=f"{name}"):
+            adapters.load(name, "wrong", **here, **settings)
+    assert adapters.names == ["push-adapter", "doubled"]
 
 
 def test_an_interrupted_upload_leaves_nothing_and_goes_on(hub, folders, tmp_path, monkeypatch):
