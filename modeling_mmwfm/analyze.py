@@ -18,13 +18,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from tqdm.auto import tqdm
 from transformers import AutoProcessor, HfArgumentParser
 from transformers.hf_argparser import HfArg
 
 from .analysis_mmwfm import Segments, Waterfall, plot_analysis, write_annotations
+from .embed import local_folder
 from .finetuning_mmwfm import load_adapted
 from .recordings_mmwfm import Recording, count_windows, open_recording, window_start
 
@@ -65,19 +64,6 @@ class AnalysisArguments:
         for name, high in (("overlap", 0.99), ("min_score", 1.0)):
             if not 0 <= getattr(self, name) <= high:
                 raise ValueError(f"`{name}`: expected 0 to {high}, found {getattr(self, name)}")
-
-
-def local_folder(name: str) -> Path:
-    """Folder of a model or an adapter, fetched from the Hub if there is none of this name."""
-    folder = Path(name)
-    if not folder.is_dir():
-        try:
-            folder = Path(snapshot_download(name))
-        except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-            raise ValueError(f"expected the folder or Hub name of a model, found none at {name!r}: {error}") from error
-    if not any((folder / file).is_file() for file in ("config.json", "adapter_config.json")):
-        raise ValueError(f"expected a model or an adapter in {folder}, found no config.json or adapter_config.json")
-    return folder
 
 
 def load_model(name: str):

@@ -23,12 +23,12 @@ import pyarrow.parquet
 import torch
 from accelerate import PartialState
 from datasets import Features, List, Value
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from tqdm.auto import tqdm
 from transformers import AutoModel, AutoProcessor, HfArgumentParser
 
-from .analyze import local_folder
 from .files_mmwfm import write_json
-from .finetuning_mmwfm import load_adapted
 from .pipeline_mmwfm import pooled_features
 from .recordings_mmwfm import SUFFIXES, Recording, count_windows, open_recording, window_start
 
@@ -116,11 +116,28 @@ def open_row(folder: Path, row: dict[str, str]) -> tuple[Recording, float | None
     return recording, from_file or from_row or None
 
 
+def local_folder(name: str) -> Path:
+    """Folder of a model or an adapter, fetched from the Hub if there is none of this name."""
+    folder = Path(name)
+    if not folder.is_dir():
+        try:
+            folder = Path(snapshot_download(name))
+        except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+            raise ValueError(f"expected the folder or Hub name of a model, found none at {name!r}: {error}") from error
+    if not any((folder / file).is_file() for file in ("config.json", "adapter_config.json")):
+        raise ValueError(f"expected a model or an adapter in {folder}, found no config.json or adapter_config.json")
+    return folder
+
+
 def load_encoder(name: str):
     """Model with any head or adapter, and its processor; by folder or Hub name."""
     folder = local_folder(name)
-    is_adapter = (folder / "adapter_config.json").is_file()
-    model = load_adapted(folder) if is_adapter else AutoModel.from_pretrained(folder).eval()
+    if (folder / "adapter_config.json").is_file():
+        from .finetuning_mmwfm import load_adapted  # brings all of training with it, which takes seconds
+
+        model = load_adapted(folder)
+    else:
+        model = AutoModel.from_pretrained(folder).eval()
     return model, AutoProcessor.from_pretrained(folder)
 
 

@@ -14,15 +14,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import torch
-from onnxruntime.quantization import QuantType, quantize_dynamic
 from peft import PeftModel
 from torch import nn
 from transformers import AutoConfig, AutoModel
 
 from modeling_mmwfm.finetuning_mmwfm import load_adapted
 from modeling_mmwfm.recipes_mmwfm import run_script
+
+try:
+    import onnxruntime
+    import onnxscript  # noqa: F401  what torch.onnx needs
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+except ImportError as error:
+    raise SystemExit(f"export_onnx.py: error: expected onnx, onnxscript and onnxruntime, found {error}") from error
 
 NAMES = {"iq": "iq_values", "image": "pixel_values"}
 TOLERANCE = 1e-4
@@ -161,6 +166,7 @@ def export(arguments: ExportArguments) -> Path:
         if arguments.quantize:
             quantize_dynamic(path, Path(work) / "quantized.onnx", weight_type=QuantType.QInt8, per_channel=True)
             path = Path(work) / "quantized.onnx"
+            print(f"8-bit weights: at most {largest_difference(model, path, names):.1e} off")
         shutil.move(path, output)
     print(f"{output}: {', '.join(names)} -> {model.__class__.__name__}, at most {difference:.1e} off")
     return output
