@@ -87,9 +87,9 @@ class MMWFMAdapters(nn.Module):
             ValueError: no adapter there, or none that fits the encoder; the other adapters stay as they are.
         """
         name = name if name is not None else Path(folder).name
-        # A module's name has no dot; peft looks for the letters of "lora_" in names.
-        if not name or "." in name or name == "__base__" or name in "lora_" or name in self.tasks:
-            raise ValueError(f"`name`: expected a new name without a dot, no part of 'lora_', found {name!r}")
+        # A module's name has no dot and is no attribute of its list; peft looks for the letters of "lora_" in names.
+        if not name or "." in name or name == "__base__" or name in "lora_" or hasattr(self.tasks, name):
+            raise ValueError(f"`name`: expected a new name, no dot in it, other than 'keys' or 'lora', found {name!r}")
         path = fetch(folder, **kwargs)
         config, settings = self.read_configs(path, folder)
         try:
@@ -99,7 +99,7 @@ class MMWFMAdapters(nn.Module):
         lora = {key: value for key, value in state.items() if "lora_" in key}
         own = {key.removeprefix(PREFIX): value for key, value in state.items() if key not in lora}
         try:
-            task = Task(config, self.encoder, own, str(folder))
+            task = Task(config, self.encoder, own)
         except RuntimeError as error:  # names the missing, unknown and mismatched
             raise ValueError(f"{folder}: expected the input modules and head of its configuration, {error}") from error
         self.add_lora(name, settings, lora, folder)

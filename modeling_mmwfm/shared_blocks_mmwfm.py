@@ -34,11 +34,9 @@ class Task(nn.Module):
         state: of these modules, by their names in `MMWFMForSequenceClassification`; what is missing is the encoder's.
     """
 
-    def __init__(
-        self, config: PreTrainedConfig, encoder: PreTrainedModel, state: dict[str, torch.Tensor], folder: str
-    ):
+    def __init__(self, config: PreTrainedConfig, encoder: PreTrainedModel, state: dict[str, torch.Tensor]):
         super().__init__()
-        self.config, self.folder = config, folder
+        self.config = config
         with torch.device("meta"):
             model = MMWFMForSequenceClassification(config)
         model.mmwfm.layers, model.mmwfm.norm = nn.ModuleList(), nn.Identity()  # the shared ones take their place

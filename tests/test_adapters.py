@@ -261,7 +261,7 @@ def test_unknown_names_and_other_models_are_refused(adapters, folders, tmp_path)
         adapters.forward_tasks({})
     with pytest.raises(ValueError, match="`pixel_values`: expected 3 channels"):
         adapters("csi", **INPUTS["pos"])
-    for name in ("rfp", "a.b", "", "lora", "__base__"):
+    for name in ("rfp", "a.b", "", "lora", "__base__", "keys"):
         with pytest.raises(ValueError, match="`name`"):
             adapters.load(folders["rfp"], name)
     with pytest.raises(ValueError, match="none at .*nothing"):
