@@ -25,6 +25,7 @@ from transformers.hf_argparser import HfArg
 from .analysis_mmwfm import Segments, Waterfall, plot_analysis, write_annotations
 from .embed import local_folder
 from .finetuning_mmwfm import load_adapted
+from .pipeline_mmwfm import check_head
 from .recordings_mmwfm import Recording, count_windows, open_recording, window_start
 
 
@@ -70,6 +71,7 @@ def load_model(name: str):
     """Fine-tuned model, or base with adapter, and its processor; by folder or Hub name."""
     folder = local_folder(name)
     model = load_adapted(folder)
+    check_head(model)
     return model.to("cuda" if torch.cuda.is_available() else "cpu"), AutoProcessor.from_pretrained(folder)
 
 

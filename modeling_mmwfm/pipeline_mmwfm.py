@@ -32,6 +32,15 @@ def custom_pipelines() -> dict[str, dict]:
     }
 
 
+def check_head(model):
+    """Refuses a head that was never trained, as of a pretraining checkpoint: its bias is zero."""
+    bias = getattr(getattr(model, "classifier", None), "bias", None)
+    if bias is not None and not bias.any():
+        raise ValueError(
+            f"expected a fine-tuned model, found one whose head was never trained: {model.config.name_or_path or model}"
+        )
+
+
 def merge_batches(batches: list[BatchFeature]) -> dict[str, torch.Tensor]:
     """Batches of the processor -> one; IQ of fewer antennas or samples is padded with masked zeros."""
     if any(batch.keys() != batches[0].keys() for batch in batches):
@@ -194,6 +203,10 @@ class MMWFMSignalClassificationPipeline(MMWFMPipeline):
     """
 
     postprocessing = ("top_k",)
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        check_head(self.model)
 
     def _forward(self, inputs):
         batches = inputs["batch"] if isinstance(inputs["batch"], list) else [inputs["batch"]]

@@ -12,10 +12,16 @@ import torch
 from PIL import Image
 from transformers.modeling_outputs import ImageClassifierOutput
 
-from modeling_mmwfm import MMWFMConfig, MMWFMFeatureExtractor, MMWFMForSequenceClassification, MMWFMProcessor
+from modeling_mmwfm import (
+    MMWFMConfig,
+    MMWFMFeatureExtractor,
+    MMWFMForSequenceClassification,
+    MMWFMModel,
+    MMWFMProcessor,
+)
 from modeling_mmwfm.analysis_mmwfm import Segments, occupied_band
 from modeling_mmwfm.analyze import AnalysisArguments, analyze, main
-from tests.small_models import make
+from tests.small_models import SMALL, make
 
 RATE_HZ, CENTER_HZ, LENGTH = 1e6, 433e6, 512
 LABELS = ["noise", "tone", "band, wide"]
@@ -198,6 +204,9 @@ def test_what_does_not_fit_is_refused_and_leaves_nothing(folder, capture, tmp_pa
         analyze(capture, arguments(folder, capture.parent))
     with pytest.raises(ValueError, match="`overlap`: expected 0 to 0.99, found 1.0"):
         arguments(folder, output, overlap=1.0)
+    MMWFMModel(MMWFMConfig(**SMALL)).save_pretrained(tmp_path / "pretrained")
+    with pytest.raises(ValueError, match="found one whose head was never trained: .*pretrained"):
+        analyze(capture, arguments(tmp_path / "pretrained", output))
     with pytest.raises(SystemExit, match="analyze: error: expected the folder or Hub name of a model, found none"):
         main([str(capture), "--model", str(tmp_path / "absent")])
 

@@ -14,10 +14,16 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import pipeline
 
-from modeling_mmwfm import MMWFMFeatureExtractor, MMWFMForSequenceClassification, MMWFMImageProcessor, MMWFMProcessor
+from modeling_mmwfm import (
+    MMWFMConfig,
+    MMWFMFeatureExtractor,
+    MMWFMForSequenceClassification,
+    MMWFMImageProcessor,
+    MMWFMProcessor,
+)
 from modeling_mmwfm.pipeline_mmwfm import MMWFMFeatureExtractionPipeline
 from modeling_mmwfm.recordings_mmwfm import open_recording
-from tests.small_models import make
+from tests.small_models import SMALL, make
 
 RATE_HZ = 1e6
 LABELS = ["noise", "lora", "wifi"]
@@ -226,6 +232,12 @@ def test_a_model_with_an_adapter(folder, model, processor, tmp_path):
         without = model.mmwfm(**processor(iq=values)).pooler_output[0]
     assert not torch.allclose(expected, without, atol=1e-3)
     torch.testing.assert_close(features(values, return_tensors=True), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_head_that_was_never_trained_is_refused(processor):
+    untrained = MMWFMForSequenceClassification(MMWFMConfig(**SMALL, num_labels=3))
+    with pytest.raises(ValueError, match="expected a fine-tuned model, found one whose head was never trained"):
+        pipeline("signal-classification", model=untrained, processor=processor, device="cpu")
 
 
 def refusals(folder):
