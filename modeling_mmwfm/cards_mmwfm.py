@@ -92,7 +92,9 @@ def write_pretraining_card(folder: Path, log: list[dict], datasets: dict[str, st
     losses = {key: value for row in log for key, value in row.items() if key.startswith("validation")}
     kind = model_type(folder)
     content = PRETRAINED.format(
-        data=ModelCardData(license="apache-2.0", library_name="transformers", tags=TAGS.get(kind, ["wireless"])).to_yaml(),
+        data=ModelCardData(
+            license="apache-2.0", library_name="transformers", tags=TAGS.get(kind, ["wireless"])
+        ).to_yaml(),
         about=ABOUT.get(kind, f"A model of type `{kind}`, pretrained on wireless data."),
         name=folder.name,
         datasets="\n".join(f"- {family}: {name}" for family, name in datasets.items()),
