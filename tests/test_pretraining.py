@@ -254,26 +254,27 @@ def test_launch_configurations_are_understood_by_accelerate():
     assert launch_settings("fsdp").fsdp_transformer_layer_cls_to_wrap == "MMWFMLayer"
 
 
-def test_a_sharded_model_trains_resumes_and_is_saved_whole(short_run, tmp_path):
+def test_a_sharded_model_trains_resumes_and_is_saved_whole(tmp_path):
     settings = {
         name: value
         for name, value in prepare_multi_gpu_env(launch_settings("fsdp")).items()
         if name.startswith(("FSDP_", "ACCELERATE_USE_FSDP", "ACCELERATE_MIXED_PRECISION"))
     }
     assert settings["FSDP_VERSION"] == "2" and settings["ACCELERATE_MIXED_PRECISION"] == "bf16"
-    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    runs = [{"folder": str(whole)}, {"folder": str(stopped), "stop_step": 6}, {"folder": str(stopped)}]
-    ended = in_processes(2, *runs, **settings)
+    one, whole, stopped = tmp_path / "one", tmp_path / "whole", tmp_path / "stopped"
+    run_pretraining(one, **SHORT, max_steps=6)
+    runs = [{"folder": str(whole)}, {"folder": str(stopped), "stop_step": 3}, {"folder": str(stopped)}]
+    ended = in_processes(2, *({**run, "max_steps": 6} for run in runs), **settings)
     assert ended.returncode == 0, ended.stderr
     assert_bit_equal(whole, stopped)
     assert_hub_ready(stopped)
     assert json.loads((whole / "config.json").read_text())["architectures"] == ["MMWFMForPreTraining"]
     assert {value.dtype for value in weights_of(whole).values()} == {torch.float32}
-    assert weights_of(whole).keys() == weights_of(short_run).keys()
+    assert weights_of(whole).keys() == weights_of(one).keys()
     MMWFMForPreTraining.from_pretrained(whole)
-    for one, sharded in zip(log_of(short_run), log_of(whole), strict=True):
-        assert sharded == pytest.approx(one, rel=0.02)  # bf16
-    assert_close_weights(short_run, whole, 0.01)
+    for expected, found in zip(log_of(one), log_of(whole), strict=True):
+        assert found == pytest.approx(expected, rel=0.02)  # bf16
+    assert_close_weights(one, whole, 0.01)
 
 
 def test_a_finished_run_is_not_repeated_and_another_one_is_refused(pretrained):
