@@ -18,6 +18,7 @@ from .feature_extraction_mmwfm import MMWFMFeatureExtractor
 from .image_processing_mmwfm import MMWFMImageProcessor
 from .modeling_iqfm import IQFMForPreTraining, IQFMForSequenceClassification, IQFMModel
 from .modeling_mmwfm import MMWFMForPreTraining, MMWFMForSequenceClassification, MMWFMModel
+from .pipeline_mmwfm import register_pipelines
 from .processing_mmwfm import MMWFMProcessor
 
 __version__ = "0.1.0"
@@ -56,6 +57,8 @@ AutoProcessor.register(IQFMConfig, MMWFMProcessor)
 AutoFeatureExtractor.register(MMWFMConfig, MMWFMFeatureExtractor)
 AutoImageProcessor.register(MMWFMConfig, slow_image_processor_class=MMWFMImageProcessor)
 AutoProcessor.register(MMWFMConfig, MMWFMProcessor)
+
+register_pipelines()
 
 # ... and every saved folder carries the code, so that it opens without the package.
 MMWFMConfig.register_for_auto_class()

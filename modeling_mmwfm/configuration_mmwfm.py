@@ -7,6 +7,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
 from .checks_mmwfm import check_architecture, check_field_names
+from .pipeline_mmwfm import custom_pipelines
 
 # Every Auto class that a saved folder can be opened with, whichever of our classes saved it.
 AUTO_MAP = {
@@ -92,6 +93,7 @@ class MMWFMConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs):
         check_field_names(type(self), kwargs)
         kwargs.setdefault("auto_map", dict(AUTO_MAP))
+        kwargs.setdefault("custom_pipelines", custom_pipelines())
         super().__post_init__(**kwargs)
 
     def validate_architecture(self):

@@ -13,7 +13,8 @@ onnxruntime = pytest.importorskip("onnxruntime", reason=REASON)
 pytest.importorskip("onnx", reason=REASON)
 pytest.importorskip("onnxscript", reason=REASON)
 
-from training_scripts.export_onnx import ExportArguments, export, largest_difference, run_script  # noqa: E402
+from modeling_mmwfm.onnx_mmwfm import ExportArguments, export, largest_difference  # noqa: E402
+from modeling_mmwfm.recipes_mmwfm import run_script  # noqa: E402
 
 # (batch, antennas, samples), (batch, rows, columns of patches); the exporter saw (2, 3, 100) and (2, 5, 7)
 IQ_SIZES = [(1, 1, 1), (4, 1, 8), (1, 5, 33), (3, 2, 200), (2, 3, 101)]

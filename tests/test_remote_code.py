@@ -25,6 +25,8 @@ from modeling_mmwfm import (
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "modeling_mmwfm"
 HUB_FILES = [
+    "pipeline_mmwfm.py",
+    "recordings_mmwfm.py",
     "configuration_mmwfm.py",
     "modeling_mmwfm.py",
     "feature_extraction_mmwfm.py",
