@@ -1,0 +1,167 @@
+"""The model in a browser: drop a recording, see what the model makes of it.
+
+    python training_scripts/space/app.py --model FOLDER_OR_NAME --adapters FOLDER_OR_NAME ...
+
+The environment variables MMWFM_MODEL and MMWFM_ADAPTERS (separated by commas) stand for the options. Without either:
+`model_cards/mmwfm-small` of the repository, else `runs/demo/pretrain`, with the adapters that lie beside it.
+"""
+
+import argparse
+import os
+from html import escape
+from pathlib import Path
+
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # before gradio is imported: nothing is sent anywhere
+
+import gradio as gr
+import page
+import plots
+from inputs import Signal, read_examples, read_upload
+from serving import Bank, Serving, find_adapters, fitting_adapters
+
+from modeling_mmwfm.recordings_mmwfm import DATATYPES
+
+ROOT = Path(__file__).resolve().parents[2]
+DEFAULTS = [ROOT / "model_cards" / "mmwfm-small", ROOT / "runs" / "demo" / "pretrain"]
+MASK_RATIO = 0.7
+ACCEPTED = "SigMF (.sigmf-meta and .sigmf-data together), .wav, .npy, .cu8, .cs8, .cs16, .cf32 or .bin"
+
+
+def build(serving: Serving) -> gr.Blocks:
+    """The page of a model."""
+    examples, others = read_examples()
+    bank = Bank(serving, others)
+
+    def reconstruct(signal: Signal | None, mask_ratio: float) -> str:
+        if signal is None:
+            return ""
+        found, note = serving.reconstruct(signal, mask_ratio)
+        drawn = [
+            page.reconstruction_note(family, parts) + (plots.plot_iq if family == "iq" else plots.plot_image)(parts)
+            for family, parts in found.items()
+        ]
+        return page.note(note) + "".join(drawn)
+
+    def show(signal: Signal, mask_ratio: float):
+        samples, offset = plots.center(signal) if signal.kind == "iq" else (None, None)
+        return (
+            signal,
+            page.summary(signal, offset),
+            plots.plot_waterfall(signal),
+            gr.update(visible=samples is not None, value=plots.plot_constellation(samples) if offset is not None else ""),
+            reconstruct(signal, mask_ratio),
+            page.neighbours(bank.nearest(signal)),
+            page.predictions(serving.predict(signal)),
+        )
+
+    def upload(files, datatype, num_antennas, rate_hz, mask_ratio):
+        if not files:
+            raise gr.Error("expected a recording, found none", print_exception=False)
+        try:
+            return show(read_upload(files, datatype, int(num_antennas or 1), float(rate_hz or 0)), mask_ratio)
+        except ValueError as error:
+            raise gr.Error(escape(str(error)), title="Not a recording", duration=None, print_exception=False) from error
+
+    def pick(mask_ratio, event: gr.SelectData):
+        return show(examples[event.index], mask_ratio)
+
+    def start(mask_ratio):
+        return show(examples[0], mask_ratio)
+
+    with gr.Blocks(title="Multimodal wireless foundation model", analytics_enabled=False) as blocks:
+        signal = gr.State()
+        gr.HTML(page.header(serving))
+        with gr.Row(equal_height=False):
+            with gr.Column(scale=1, min_width=320, elem_classes="side"):
+                files = gr.File(label="Recording", file_count="multiple", height=130, elem_id="upload")
+                gr.HTML(page.note(f"{ACCEPTED}. Archives and pickles are not opened."))
+                with gr.Accordion("What a raw file does not say", open=False):
+                    datatype = gr.Dropdown(["", *DATATYPES], value="", label="Datatype of a .bin")
+                    num_antennas = gr.Number(1, label="Antennas, interleaved", precision=0, minimum=1)
+                    rate_hz = gr.Number(None, label="Sampling rate (Hz)", minimum=0)
+                    again = gr.Button("Read again", size="sm")
+                gallery = gr.Gallery(
+                    [(plots.thumbnail(example), page.caption(example)) for example in examples],
+                    label="Examples, simulated",
+                    columns=3,
+                    height=900,
+                    allow_preview=False,
+                    interactive=False,
+                    buttons=[],
+                    elem_id="examples",
+                )
+            with gr.Column(scale=3, min_width=480):
+                with gr.Column(elem_classes="sheet"):
+                    summary = gr.HTML(elem_id="summary")
+                    with gr.Row():
+                        waterfall = gr.HTML(elem_id="waterfall", min_width=320, scale=2)
+                        constellation = gr.HTML(elem_id="constellation", min_width=200, scale=1)
+                with gr.Column(elem_classes="sheet"):
+                    gr.HTML("<h3>Prediction of each adapter</h3>")
+                    predictions = gr.HTML(elem_id="predictions")
+                with gr.Column(elem_classes="sheet"):
+                    gr.HTML("<h3>Nearest examples in embedding space</h3>")
+                    neighbours = gr.HTML(elem_id="neighbours")
+                with gr.Column(elem_classes="sheet"):
+                    gr.HTML("<h3>Masked reconstruction</h3>")
+                    ratio = gr.Slider(0.1, 0.9, MASK_RATIO, step=0.05, label="Mask ratio", elem_id="ratio")
+                    reconstruction = gr.HTML(elem_id="reconstruction")
+        outputs = [signal, summary, waterfall, constellation, reconstruction, neighbours, predictions]
+        recording = [files, datatype, num_antennas, rate_hz, ratio]
+        # One at a time: the machine has few cores.
+        one = {"concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private"}
+        blocks.load(start, ratio, outputs, **one)
+        files.upload(upload, recording, outputs, **one)
+        again.click(upload, recording, outputs, **one)
+        gallery.select(pick, ratio, outputs, **one)
+        ratio.change(
+            reconstruct, [signal, ratio], reconstruction, trigger_mode="always_last", show_progress="minimal", **one
+        )
+    return blocks
+
+
+def choose_model(model: str, adapters: list[str]) -> tuple[str, list[str]]:
+    """What to load: as asked for, or what the repository has.
+
+    Raises:
+        ValueError: nothing was asked for and there is nothing.
+    """
+    if not model:
+        folder = next((folder for folder in DEFAULTS if (folder / "config.json").is_file()), None)
+        if folder is None:
+            raise ValueError(
+                f"expected --model, MMWFM_MODEL, or a model in {' or '.join(map(str, DEFAULTS))}, found none: "
+                "`make demo` trains one"
+            )
+        if folder != DEFAULTS[0]:
+            print(f"No released model in {DEFAULTS[0]}: using {folder}, the small one of `make demo`.")
+        model = str(folder)
+        adapters = adapters or fitting_adapters(model)
+    return model, find_adapters(adapters)
+
+
+def main(arguments: list[str] | None = None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default=os.environ.get("MMWFM_MODEL", ""), help="folder or Hub name")
+    named = [name.strip() for name in os.environ.get("MMWFM_ADAPTERS", "").split(",") if name.strip()]
+    parser.add_argument("--adapters", nargs="*", default=named, help="adapters, or folders of adapters")
+    parser.add_argument("--host", default=None, help="address to listen at")
+    parser.add_argument("--port", type=int, default=None)
+    options = parser.parse_args(arguments)
+    try:
+        model, adapters = choose_model(options.model, options.adapters)
+        blocks = build(Serving(model, adapters))
+    except ValueError as error:
+        parser.exit(1, f"app.py: error: {error}\n")
+    blocks.queue(max_size=20).launch(
+        server_name=options.host,
+        server_port=options.port,
+        theme=gr.themes.Base(primary_hue="blue", neutral_hue="slate"),
+        css_paths=Path(__file__).parent / "style.css",
+        footer_links=["settings"],
+        max_file_size="256mb",
+    )
+
+
+if __name__ == "__main__":
+    main()

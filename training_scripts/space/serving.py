@@ -1,0 +1,276 @@
+"""The model behind the page: embedding, masked reconstruction, and the predictions of the adapters."""
+
+import json
+import logging
+from copy import copy
+from dataclasses import dataclass, replace
+from pathlib import Path
+from threading import Lock
+
+import numpy as np
+import torch
+from inputs import Signal
+from transformers import AutoConfig, AutoModelForPreTraining, AutoProcessor
+
+from modeling_mmwfm.adapters_mmwfm import MMWFMAdapters, fetch
+from modeling_mmwfm.objectives_mmwfm import split_iq_logits
+from modeling_mmwfm.tokens_mmwfm import patchify, segment, unpatchify, unsegment
+
+logger = logging.getLogger(__name__)
+
+MAX_SAMPLES = 4096  # of IQ that the model sees, less of many antennas
+MIN_FRAMES = 128  # of a spectrogram: of short recordings a shorter window gives them
+MAX_TOKENS = 1024
+INPUTS = {"iq": "iq_values", "image": "pixel_values"}
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """Of one family: (A, 2, T) or (C, H, W) each; NaN where `masked` is hidden.
+
+    Attributes:
+        error_db: of the hidden part, relative to its power (an image: its variance); 0 dB is a constant guess.
+    """
+
+    original: np.ndarray
+    masked: np.ndarray
+    reconstructed: np.ndarray
+    num_tokens: int
+    num_masked: int
+    error_db: float
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Of one adapter: classes with scores or axes with metres, best first; or why there is none."""
+
+    adapter: str
+    unit: str  # "score", "m" or ""
+    values: list[tuple[str, float]]
+    note: str
+
+
+class Serving:
+    """A pretraining checkpoint, and adapters on a second copy of its encoder.
+
+    Args:
+        model: folder or Hub name.
+        adapters: the same.
+
+    Raises:
+        ValueError: no checkpoint of that kind, or adapters that do not fit it.
+    """
+
+    def __init__(self, model: str, adapters: list[str]):
+        try:
+            config = AutoConfig.from_pretrained(model)
+            if config.model_type != "mmwfm" or "MMWFMForPreTraining" not in (config.architectures or []):
+                found = f"{config.model_type} {config.architectures}"
+                raise ValueError(f"expected a pretraining checkpoint of type mmwfm in {model}, found {found}")
+            self.model = AutoModelForPreTraining.from_pretrained(model).eval()
+            self.processor = AutoProcessor.from_pretrained(model)
+        except OSError as error:
+            raise ValueError(f"expected the folder or Hub name of a model, found none at {model!r}: {error}") from error
+        self.name, self.config = Path(model).name, config
+        self.adapters = MMWFMAdapters.from_pretrained(model)
+        self.processors, self.families = {}, {}
+        for folder in adapters:
+            name = self.adapters.load(folder, Path(folder).name.replace(".", "-"))
+            path = fetch(folder)
+            self.processors[name] = AutoProcessor.from_pretrained(path)
+            saved = " ".join(json.loads((path / "adapter_config.json").read_text())["modules_to_save"])
+            self.families[name] = {family for family in INPUTS if f"{family}_embeddings" in saved}
+        self.lock = Lock()  # a mask ratio belongs to the configuration
+
+    def prepare(self, processor, signal: Signal, views=("iq",)) -> dict[str, torch.Tensor]:
+        """Inputs of the model; IQ of another rate is converted."""
+        rate_hz = signal.sampling_rate_hz or None
+        if signal.kind == "image":
+            fitted_hz = processor.image_processor.packet_rate_hz
+            return dict(
+                processor(images=signal.values, packet_rate_hz=rate_hz, resample=bool(fitted_hz and rate_hz))
+            )
+        fitted_hz = processor.feature_extractor.sampling_rate_hz
+        resample = bool(fitted_hz and rate_hz)
+        length = model_samples(self.config, len(signal.values))
+        length = int(np.ceil(length * rate_hz / fitted_hz)) if resample else length
+        values = signal.values[:, : max(length, 1)]
+        return dict(processor(iq=values, sampling_rate_hz=rate_hz, views=views, resample=resample))
+
+    def prepare_families(self, signal: Signal) -> tuple[dict[str, dict], str]:
+        """By family what the base model sees, and why there may be less than it could."""
+        if signal.kind == "image":
+            if "image" not in self.config.modalities:
+                return {}, f"{self.name} takes IQ alone"
+            if len(signal.values) != self.config.num_channels:
+                return {}, (
+                    f"{self.name} was pretrained on images of {self.config.num_channels} channel(s), this one has "
+                    f"{len(signal.values)}: only adapters for such images take it"
+                )
+            return {"image": self.prepare(self.processor, signal)}, ""
+        found = {}
+        if "iq" in self.config.modalities:
+            found["iq"] = self.prepare(self.processor, replace(signal, values=self.match_level(signal.values)))
+        is_csi = self.processor.image_processor.takes_csi or self.config.num_channels != 1
+        if "image" in self.config.modalities and not is_csi:
+            found["image"] = dict(self.processor.image_processor(self.spectrogram(signal)))
+        return found, ""
+
+    def match_level(self, values: np.ndarray) -> np.ndarray:
+        """A receiver's gain is arbitrary: IQ at the power that a base model with fixed statistics knows."""
+        extractor, power = self.processor.feature_extractor, np.mean(np.abs(values) ** 2)
+        if extractor.normalization != "dataset" or not extractor.iq_std or not power > 0:
+            return values
+        return values * np.float32(np.linalg.norm(extractor.iq_std) / np.sqrt(power))
+
+    def spectrogram(self, signal: Signal) -> torch.Tensor:
+        """(1, 1, bins, frames) in dB, as the processor makes it, with its window and level fitted to the recording."""
+        extractor, images = copy(self.processor.feature_extractor), self.processor.image_processor
+        extractor.sampling_rate_hz = None
+        while extractor.n_fft > 64 and signal.values.shape[1] < MIN_FRAMES * extractor.n_fft // 4:
+            extractor.n_fft //= 2
+            extractor.hop_length = max(1, extractor.n_fft // 8)
+        decibels = extractor.spectrogram(signal.values)
+        if images.normalization == "dataset" and images.image_mean:
+            low, high = images.image_min or 0.0, 1.0 if images.image_max is None else images.image_max
+            decibels = decibels + (low + images.image_mean[0] * (high - low) - decibels.mean())
+        return decibels
+
+    @torch.no_grad()
+    def embed(self, signal: Signal) -> np.ndarray | None:
+        """(D,) mean over the tokens of the recording's own family; None if the base model does not take it."""
+        parts, _ = self.prepare_families(signal)
+        if signal.kind not in parts:
+            return None
+        return self.model.mmwfm(**parts[signal.kind]).last_hidden_state[0, 1:].mean(0).numpy()
+
+    @torch.no_grad()
+    def reconstruct(self, signal: Signal, mask_ratio: float) -> tuple[dict[str, Reconstruction], str]:
+        """By family; a higher ratio hides what a lower one hides, and more."""
+        parts, note = self.prepare_families(signal)
+        found = {}
+        for family, batch in parts.items():
+            if family == "iq" and "waveform" not in self.config.iq_targets:
+                note = f"{self.name} reconstructs {' and '.join(self.config.iq_targets)} of IQ, not the waveform"
+                continue
+            found[family] = self.reconstruct_family(family, batch, mask_ratio)
+        return found, note
+
+    def reconstruct_family(self, family: str, batch: dict, mask_ratio: float) -> Reconstruction:
+        config, values = self.model.config, batch[INPUTS[family]].float()
+        tokens = segment(values, config.segment_length) if family == "iq" else patchify(values, config.patch_size)
+        noise = torch.rand(tokens.shape[:2], generator=torch.Generator().manual_seed(0))
+        with self.lock:
+            setattr(config, f"mask_ratio_{family}", mask_ratio)
+            output = self.model(**batch, **{f"{family}_noise": noise})
+        predicted = output[f"{family}_logits"]
+        predicted = split_iq_logits(predicted, config)["waveform"] if family == "iq" else predicted
+        if config.normalize_targets:  # of each token level and spread are not predicted: they are taken as known
+            std, mean = torch.std_mean(tokens, -1, keepdim=True)
+            predicted = predicted * std + mean
+        mask = output[f"{family}_mask"][..., None].bool()
+        hidden, guess = tokens[mask[..., 0]], predicted[mask[..., 0]]
+        power = hidden.square().mean() if family == "iq" else hidden.var()
+        error_db = 10 * torch.log10((guess - hidden).square().mean() / power.clamp(min=1e-12)).item()
+        arrays = [tokens, tokens.masked_fill(mask, float("nan")), torch.where(mask, predicted, tokens)]
+        if family == "iq":
+            arrays = [unsegment(array, values.shape[1], values.shape[3]) for array in arrays]
+        else:
+            arrays = [unpatchify(array, config.patch_size, *values.shape[2:]) for array in arrays]
+        return Reconstruction(*(array[0].numpy() for array in arrays), mask.numel(), int(mask.sum()), error_db)
+
+    @torch.no_grad()
+    def predict(self, signal: Signal) -> list[Prediction]:
+        """Of every adapter."""
+        return [self.predict_one(name, signal) for name in self.adapters.names]
+
+    def predict_one(self, name: str, signal: Signal) -> Prediction:
+        families, config = self.families[name], self.adapters.tasks[name].config
+        if signal.kind not in families or (signal.kind == "image" and len(families) > 1):
+            wanted = " and ".join({"iq": "IQ", "image": "images"}[family] for family in sorted(families))
+            return Prediction(name, "", [], f"takes {wanted}")
+        views = ("iq", "spectrogram") if len(families) > 1 else ("iq",)
+        try:
+            batch = self.prepare(self.processors[name], signal, views)
+            logits = self.adapters(adapter_names=name, **batch).logits[0].float()
+        except ValueError as error:
+            return Prediction(name, "", [], str(error))
+        labels = [config.id2label[number] for number in range(len(logits))]
+        note = self.rate_note(self.processors[name], signal)
+        if config.problem_type == "regression":
+            if labels[0].startswith("LABEL_") and len(labels) <= 3:
+                labels = list("xyz")[: len(labels)]
+            return Prediction(name, "m", list(zip(labels, logits.tolist())), note)
+        scores, order = logits.softmax(-1).sort(descending=True)
+        return Prediction(name, "score", [(labels[i], s) for i, s in zip(order.tolist(), scores.tolist())], note)
+
+    def rate_note(self, processor, signal: Signal) -> str:
+        fitted_hz = processor.feature_extractor.sampling_rate_hz
+        if signal.kind == "image" or not fitted_hz:
+            return ""
+        if not signal.sampling_rate_hz:
+            return f"trained at {fitted_hz / 1e6:g} MS/s; the rate of this recording is not known"
+        if abs(signal.sampling_rate_hz / fitted_hz - 1) > 1e-6:
+            return f"trained at {fitted_hz / 1e6:g} MS/s; converted from {signal.sampling_rate_hz / 1e6:g} MS/s"
+        return ""
+
+
+def model_samples(config, num_antennas: int) -> int:
+    """Samples of each antenna that the model sees at most."""
+    return min(MAX_SAMPLES, max(1, MAX_TOKENS // num_antennas) * config.segment_length)
+
+
+class Bank:
+    """Examples by their embeddings; the mean of all is taken off, which every embedding has in common."""
+
+    def __init__(self, serving: Serving, signals: list[Signal]):
+        self.serving, self.signals, self.rows, self.means = serving, {}, {}, {}
+        for kind in INPUTS:
+            embedded = [(signal, serving.embed(signal)) for signal in signals if signal.kind == kind]
+            embedded = [(signal, row) for signal, row in embedded if row is not None]
+            if embedded:
+                self.signals[kind] = [signal for signal, _ in embedded]
+                rows = np.stack([row for _, row in embedded])
+                self.means[kind] = rows.mean(0)
+                self.rows[kind] = unit(rows - self.means[kind])
+
+    def nearest(self, signal: Signal, count: int = 5) -> list[tuple[Signal, float]]:
+        """With their cosine, nearest first."""
+        row = self.serving.embed(signal) if signal.kind in self.rows else None
+        if row is None:
+            return []
+        cosines = self.rows[signal.kind] @ unit(row - self.means[signal.kind])
+        order = np.argsort(-cosines)[:count]
+        return [(self.signals[signal.kind][i], float(cosines[i])) for i in order]
+
+
+def unit(rows: np.ndarray) -> np.ndarray:
+    return rows / np.maximum(np.linalg.norm(rows, axis=-1, keepdims=True), 1e-12)
+
+
+def find_adapters(places: list[str]) -> list[str]:
+    """Folders and Hub names of adapters; a folder that is none stands for the adapters in it."""
+    found = []
+    for place in places:
+        folder = Path(place)
+        if folder.is_dir() and not (folder / "adapter_config.json").is_file():
+            inside = sorted(str(path.parent) for path in folder.glob("*/adapter_config.json"))
+            if not inside:
+                raise ValueError(f"expected an adapter or a folder of adapters, found none in {place}")
+            found += inside
+        else:
+            found.append(place)
+    return found
+
+
+def fitting_adapters(model: str) -> list[str]:
+    """The adapters beside a model's folder that were trained on a model of its sizes."""
+    config, found = AutoConfig.from_pretrained(model), []
+    for path in sorted(Path(model).parent.glob("*/adapter_config.json")):
+        own = AutoConfig.from_pretrained(path.parent)
+        names = ("model_type", "hidden_size", "num_hidden_layers", "patch_size", "segment_length")
+        if all(getattr(own, name, None) == getattr(config, name, None) for name in names):
+            found.append(str(path.parent))
+        else:
+            logger.warning(f"{path.parent} is left out: trained on a model of other sizes than {model}")
+    return found
