@@ -24,6 +24,8 @@ from modeling_mmwfm.recordings_mmwfm import DATATYPES
 ROOT = Path(__file__).resolve().parents[2]
 DEFAULTS = [ROOT / "model_cards" / "mmwfm-small", ROOT / "runs" / "demo" / "pretrain"]
 MASK_RATIO = 0.7
+# A font that gradio brings along: nothing is fetched. Its semi-bold lacks most letters, its bold does not.
+FONTS = (gr.themes.utils.fonts.LocalFont("IBM Plex Sans", weights=(400, 700)), "system-ui", "sans-serif")
 ACCEPTED = "SigMF (.sigmf-meta and .sigmf-data together), .wav, .npy, .cu8, .cs8, .cs16, .cf32 or .bin"
 
 
@@ -48,7 +50,9 @@ def build(serving: Serving) -> gr.Blocks:
             signal,
             page.summary(signal, offset),
             plots.plot_waterfall(signal),
-            gr.update(visible=samples is not None, value=plots.plot_constellation(samples) if offset is not None else ""),
+            gr.update(
+                visible=samples is not None, value=plots.plot_constellation(samples) if offset is not None else ""
+            ),
             reconstruct(signal, mask_ratio),
             page.neighbours(bank.nearest(signal)),
             page.predictions(serving.predict(signal)),
@@ -60,7 +64,9 @@ def build(serving: Serving) -> gr.Blocks:
         try:
             return show(read_upload(files, datatype, int(num_antennas or 1), float(rate_hz or 0)), mask_ratio)
         except ValueError as error:
-            raise gr.Error(escape(str(error)), title="Not a recording", duration=None, print_exception=False) from error
+            raise gr.Error(
+                escape(str(error)), title="Not a recording", duration=None, print_exception=False
+            ) from error
 
     def pick(mask_ratio, event: gr.SelectData):
         return show(examples[event.index], mask_ratio)
@@ -84,7 +90,7 @@ def build(serving: Serving) -> gr.Blocks:
                     [(plots.thumbnail(example), page.caption(example)) for example in examples],
                     label="Examples, simulated",
                     columns=3,
-                    height=900,
+                    height="auto",
                     allow_preview=False,
                     interactive=False,
                     buttons=[],
@@ -94,8 +100,10 @@ def build(serving: Serving) -> gr.Blocks:
                 with gr.Column(elem_classes="sheet"):
                     summary = gr.HTML(elem_id="summary")
                     with gr.Row():
-                        waterfall = gr.HTML(elem_id="waterfall", min_width=320, scale=2)
-                        constellation = gr.HTML(elem_id="constellation", min_width=200, scale=1)
+                        with gr.Column(scale=2, min_width=320):
+                            waterfall = gr.HTML(elem_id="waterfall")
+                        with gr.Column(scale=1, min_width=200):
+                            constellation = gr.HTML(elem_id="constellation")
                 with gr.Column(elem_classes="sheet"):
                     gr.HTML("<h3>Prediction of each adapter</h3>")
                     predictions = gr.HTML(elem_id="predictions")
@@ -156,7 +164,7 @@ def main(arguments: list[str] | None = None):
     blocks.queue(max_size=20).launch(
         server_name=options.host,
         server_port=options.port,
-        theme=gr.themes.Base(primary_hue="blue", neutral_hue="slate"),
+        theme=gr.themes.Base(primary_hue="blue", neutral_hue="slate", font=FONTS),
         css_paths=Path(__file__).parent / "style.css",
         footer_links=["settings"],
         max_file_size="256mb",

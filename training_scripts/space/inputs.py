@@ -65,7 +65,9 @@ def read_upload(files: list[str], datatype: str | None, num_antennas: int, rate_
     suffixes = sorted(path.suffix.lower() for path in paths)
     if len(paths) > 1 and suffixes != [".sigmf-data", ".sigmf-meta"]:
         names = ", ".join(path.name for path in paths)
-        raise ValueError(f"expected one recording (two files only for SigMF: .sigmf-meta and .sigmf-data), found {names}")
+        raise ValueError(
+            f"expected one recording (two files only for SigMF: .sigmf-meta and .sigmf-data), found {names}"
+        )
     if suffixes == [".sigmf-data"] or suffixes == [".sigmf-meta"]:
         raise ValueError(f"expected .sigmf-meta and .sigmf-data dropped together, found {paths[0].name} alone")
     if not set(suffixes) <= set(SUFFIXES):

@@ -96,7 +96,9 @@ def predictions(found: list[Prediction]) -> str:
 
 def prediction(one: Prediction) -> str:
     if one.unit == "m":
-        rows = "".join(f"<div class='metres'><dt>{escape(axis)}</dt><dd>{x:.2f} m</dd></div>" for axis, x in one.values)
+        rows = "".join(
+            f"<div class='metres'><dt>{escape(axis)}</dt><dd>{x:.2f} m</dd></div>" for axis, x in one.values
+        )
         body = f"<dl>{rows}</dl>"
     else:
         body = "".join(

@@ -69,7 +69,7 @@ def color_limits(image: np.ndarray) -> tuple[float, float]:
 def plot_waterfall(signal: Signal) -> str:
     """Frequency over time, power in dB; of an image-like recording its channels."""
     if signal.kind == "image":
-        return draw((7.4, 3.6), lambda figure: draw_channels(figure, signal), f"channels of {signal.name}")
+        return draw((6.2, 3.1), lambda figure: draw_channels(figure, signal), f"channels of {signal.name}")
 
     def plot(figure):
         axes = figure.subplots()
@@ -86,7 +86,7 @@ def plot_waterfall(signal: Signal) -> str:
         axes.set(xlabel=f"time ({unit})", ylabel="frequency (MHz)" if rate_hz else "frequency / sampling rate")
         figure.colorbar(shown, ax=axes, label="power (dB)", pad=0.01).outline.set_visible(False)
 
-    return draw((7.4, 3.6), plot, f"waterfall of {signal.name}")
+    return draw((6.2, 3.1), plot, f"waterfall of {signal.name}")
 
 
 def draw_channels(figure, signal: Signal):
@@ -144,7 +144,7 @@ def plot_constellation(samples: np.ndarray) -> str:
         axes.axvline(0, color=INK, linewidth=0.5, alpha=0.3)
         axes.set(xlabel="I", ylabel="Q", aspect="equal")
 
-    return draw((3.7, 3.6), plot, "constellation")
+    return draw((3.1, 3.1), plot, "constellation")
 
 
 def plot_iq(parts: Reconstruction) -> str:
@@ -167,7 +167,7 @@ def plot_iq(parts: Reconstruction) -> str:
         rows[0].legend(loc="lower right", bbox_to_anchor=(1, 0.98), ncols=2, borderaxespad=0)
         rows[2].set_xlabel("sample of antenna 0; hidden segments are shaded")
 
-    return draw((8.6, 4.4), plot, "original, masked and reconstructed IQ")
+    return draw((8.2, 4.2), plot, "original, masked and reconstructed IQ")
 
 
 def plot_image(parts: Reconstruction) -> str:
@@ -181,7 +181,7 @@ def plot_image(parts: Reconstruction) -> str:
             axes.set(xticks=[], yticks=[], title=title)
             axes.spines[:].set_visible(False)
 
-    return draw((8.6, 3.0), plot, "original, masked and reconstructed spectrogram")
+    return draw((8.2, 2.9), plot, "original, masked and reconstructed spectrogram")
 
 
 def thumbnail(signal: Signal, size: int = 160) -> Image.Image:

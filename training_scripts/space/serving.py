@@ -70,7 +70,9 @@ class Serving:
             self.model = AutoModelForPreTraining.from_pretrained(model).eval()
             self.processor = AutoProcessor.from_pretrained(model)
         except OSError as error:
-            raise ValueError(f"expected the folder or Hub name of a model, found none at {model!r}: {error}") from error
+            raise ValueError(
+                f"expected the folder or Hub name of a model, found none at {model!r}: {error}"
+            ) from error
         self.name, self.config = Path(model).name, config
         self.adapters = MMWFMAdapters.from_pretrained(model)
         self.processors, self.families = {}, {}
@@ -87,9 +89,7 @@ class Serving:
         rate_hz = signal.sampling_rate_hz or None
         if signal.kind == "image":
             fitted_hz = processor.image_processor.packet_rate_hz
-            return dict(
-                processor(images=signal.values, packet_rate_hz=rate_hz, resample=bool(fitted_hz and rate_hz))
-            )
+            return dict(processor(images=signal.values, packet_rate_hz=rate_hz, resample=bool(fitted_hz and rate_hz)))
         fitted_hz = processor.feature_extractor.sampling_rate_hz
         resample = bool(fitted_hz and rate_hz)
         length = model_samples(self.config, len(signal.values))
@@ -188,7 +188,8 @@ class Serving:
         families, config = self.families[name], self.adapters.tasks[name].config
         if signal.kind not in families or (signal.kind == "image" and len(families) > 1):
             wanted = " and ".join({"iq": "IQ", "image": "images"}[family] for family in sorted(families))
-            return Prediction(name, "", [], f"takes {wanted}")
+            found = {"iq": "IQ", "image": "an image"}[signal.kind]
+            return Prediction(name, "", [], f"takes {wanted}; this recording is {found}")
         views = ("iq", "spectrogram") if len(families) > 1 else ("iq",)
         try:
             batch = self.prepare(self.processors[name], signal, views)
@@ -209,9 +210,9 @@ class Serving:
         if signal.kind == "image" or not fitted_hz:
             return ""
         if not signal.sampling_rate_hz:
-            return f"trained at {fitted_hz / 1e6:g} MS/s; the rate of this recording is not known"
+            return f"trained at {fitted_hz / 1e6:.4g} MS/s; the rate of this recording is not known"
         if abs(signal.sampling_rate_hz / fitted_hz - 1) > 1e-6:
-            return f"trained at {fitted_hz / 1e6:g} MS/s; converted from {signal.sampling_rate_hz / 1e6:g} MS/s"
+            return f"trained at {fitted_hz / 1e6:.4g} MS/s; converted from {signal.sampling_rate_hz / 1e6:.4g} MS/s"
         return ""
 
 
