@@ -21,7 +21,8 @@ from serving import Bank, Serving, find_adapters, fitting_adapters
 
 from modeling_mmwfm.recordings_mmwfm import DATATYPES
 
-ROOT = Path(__file__).resolve().parents[2]
+# A Space has the app at the top, the repository two folders below.
+ROOT = [*Path(__file__).resolve().parents][:3][-1]
 DEFAULTS = [ROOT / "model_cards" / "mmwfm-small", ROOT / "runs" / "demo" / "pretrain"]
 MASK_RATIO = 0.7
 # A font that gradio brings along: nothing is fetched. Its semi-bold lacks most letters, its bold does not.

@@ -4,7 +4,6 @@ Files of `examples/` come from the project's simulators under fixed seeds. Each 
 IQ as (T, 2) integers, images as (C, H, W); `examples.json` says what each is.
 """
 
-import json
 from pathlib import Path
 
 import numpy as np

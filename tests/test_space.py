@@ -1,0 +1,362 @@
+"""The Space in headless Chromium: upload, slider, prediction, examples, and what it says of files that are none."""
+
+import json
+import os
+import pickle
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from modeling_mmwfm import (
+    MMWFMFeatureExtractor,
+    MMWFMForPreTraining,
+    MMWFMForSequenceClassification,
+    MMWFMImageProcessor,
+    MMWFMProcessor,
+)
+from modeling_mmwfm.finetuning_mmwfm import load_adapted
+from tests.recording_files import write_sigmf
+from tests.small_models import make
+from tests.test_adapters import write_adapter
+
+pytest.importorskip("gradio")
+playwright = pytest.importorskip("playwright.sync_api")
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+ROOT = Path(__file__).parents[1]
+SPACE = ROOT / "training_scripts" / "space"
+RATE_HZ = 1e6
+LABELS = ["noise", "tone", "chirp"]
+# Every address that the server wants to reach beside this machine is refused and written down.
+BLOCK_NETWORK = """
+import os, socket
+def refuse(connect):
+    def checked(self, address, *rest):
+        if self.family == socket.AF_UNIX or address[0] in ("127.0.0.1", "localhost", "::1", "0.0.0.0"):
+            return connect(self, address, *rest)
+        with open(os.environ["ASKED_FOR"], "a") as file:
+            file.write(f"{address}\\n")
+        raise OSError("no network in this test")
+    return checked
+socket.socket.connect, socket.socket.connect_ex = refuse(socket.socket.connect), refuse(socket.socket.connect_ex)
+resolve = socket.getaddrinfo
+def getaddrinfo(host, *rest, **named):
+    if host not in (None, "", "127.0.0.1", "localhost", "::1", "0.0.0.0"):
+        with open(os.environ["ASKED_FOR"], "a") as file:
+            file.write(f"{host}\\n")
+        raise socket.gaierror("no network in this test")
+    return resolve(host, *rest, **named)
+socket.getaddrinfo = getaddrinfo
+"""
+
+
+def signal(samples=2048, seed=0):
+    """A chirp in noise, (T,) complex64."""
+    rng, time_ = np.random.default_rng(seed), np.arange(samples)
+    noise = rng.standard_normal((samples, 2)).view(np.complex128)[:, 0]
+    return (np.exp(2j * np.pi * (0.05 + 0.05 * time_ / samples) * time_) + 0.1 * noise).astype(np.complex64)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """Base and two adapters with random weights: classes of IQ, metres of images."""
+    folder = tmp_path_factory.mktemp("space")
+    processor = MMWFMProcessor(
+        MMWFMFeatureExtractor(normalization="sample", n_fft=64, hop_length=32),
+        MMWFMImageProcessor(size={"height": 32, "width": 32}),
+    )
+    make(MMWFMForPreTraining).save_pretrained(folder / "base")
+    box = {"label_min": [0.0, -5.0], "label_max": [40.0, 5.0]}
+    for name, families, settings in (
+        ("signals-lora", ["iq"], {"id2label": dict(enumerate(LABELS)), "problem_type": "single_label_classification"}),
+        ("place-lora", ["image"], {"num_labels": 2, "problem_type": "regression", **box}),
+    ):
+        write_adapter(folder / "base", folder / "adapters" / name, families, settings)
+        processor.save_pretrained(folder / "adapters" / name)
+    processor.save_pretrained(folder / "base")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(models):
+    """(address, file that lists what the server wanted from the network)."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    (models / "block").mkdir()
+    (models / "block" / "sitecustomize.py").write_text(BLOCK_NETWORK)
+    asked_for = models / "asked_for"
+    environment = {**os.environ, "ASKED_FOR": str(asked_for), "GRADIO_TEMP_DIR": str(models / "gradio")}
+    environment |= {
+        "PYTHONPATH": str(models / "block"),
+        "OMP_NUM_THREADS": "1",
+        "HF_HOME": str(models / "huggingface"),
+    }
+    environment |= {"MMWFM_MODEL": str(models / "base"), "MMWFM_ADAPTERS": str(models / "adapters")}
+    command = [sys.executable, str(SPACE / "app.py"), "--port", str(port)]
+    with (models / "log").open("w") as log:
+        process = subprocess.Popen(command, env=environment, cwd=models, stdout=log, stderr=subprocess.STDOUT)
+        try:
+            for _ in range(450):
+                try:
+                    socket.create_connection(("127.0.0.1", port), timeout=1).close()
+                    break
+                except OSError:
+                    assert process.poll() is None, (models / "log").read_text()
+                    time.sleep(0.1)
+            yield f"http://127.0.0.1:{port}", asked_for
+        finally:
+            process.terminate()
+            process.wait()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    if CHROMIUM is None:
+        pytest.skip("no Chromium on this machine")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser, server):
+    """The page as it opens; nothing may come from elsewhere, no script may fail."""
+    context, elsewhere, errors = browser.new_context(viewport={"width": 1440, "height": 1000}), [], []
+
+    def local(route):
+        if route.request.url.startswith((server[0], "data:", "blob:")):
+            return route.continue_()
+        elsewhere.append(route.request.url)
+        route.abort()
+
+    context.route("**/*", local)
+    page = context.new_page()
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.set_default_timeout(20000)
+    page.goto(server[0], wait_until="domcontentloaded")
+    page.wait_for_selector("#reconstruction svg")
+    yield page
+    context.close()
+    assert elsewhere == [] and errors == []
+
+
+def upload(page, *paths):
+    page.set_input_files("#upload input[type=file]", [str(path) for path in paths])
+
+
+def see(page, where, text):
+    playwright.expect(page.locator(where)).to_contain_text(text, timeout=20000)
+
+
+def expected_scores(models, samples):
+    """Label -> percent, by peft alone."""
+    folder = models / "adapters" / "signals-lora"
+    processor = MMWFMProcessor.from_pretrained(folder)
+    with torch.no_grad():
+        logits = load_adapted(folder)(**processor(iq=samples[None])).logits[0]
+    return {label: f"{100 * score:.1f} %" for label, score in zip(LABELS, logits.softmax(-1).tolist())}
+
+
+def test_it_opens_with_an_example_and_without_the_network(page, server):
+    see(page, "#summary", "modulation: bpsk")
+    for part in ("#waterfall", "#constellation", "#reconstruction"):
+        assert page.locator(f"{part} svg").count() >= 1
+    assert page.locator("#neighbours figure").count() == 5
+    assert page.locator("#predictions article").count() == 2
+    see(page, "#predictions", "takes images; this recording is IQ")
+    assert not server[1].exists(), server[1].read_text()
+
+
+def test_upload_gives_the_scores_of_the_adapter(page, models, tmp_path):
+    np.save(tmp_path / "my capture.npy", signal())
+    upload(page, tmp_path / "my capture.npy")
+    see(page, "#summary", "capture.npy")
+    see(page, "#summary", "2,048")
+    rows = page.locator("#predictions .score").all_inner_texts()
+    found = dict(re.split(r"\s*\n\s*", row.strip())[:2] for row in rows)
+    assert found == expected_scores(models, signal())
+
+
+def test_the_slider_hides_more_or_less(page):
+    see(page, "#reconstruction", "180 of 256 segments hidden (70 %)")
+    before = page.locator("#reconstruction").inner_html()
+    number = page.locator("#ratio input[type=number]")
+    number.fill("0.25")
+    number.press("Tab")
+    see(page, "#reconstruction", "64 of 256 segments hidden (25 %)")
+    see(page, "#reconstruction", "16 of 64 patches hidden (25 %)")
+    assert page.locator("#reconstruction").inner_html() != before
+
+
+def test_examples_are_picked(page):
+    pictures = page.locator("#examples .thumbnail-item")
+    shown = [entry for entry in json.loads((SPACE / "examples" / "examples.json").read_text()) if entry["shown"]]
+    assert pictures.count() == len(shown)
+    number = [entry["label"] for entry in shown].index("lora")
+    pictures.nth(number).click()
+    see(page, "#summary", "modulation: lora")
+    # an image: metres instead of classes, no constellation
+    number = [entry["file"] for entry in shown].index("rfs-bluetooth-0.npy")
+    pictures.nth(number).click()
+    see(page, "#summary", "rfs: bluetooth")
+    playwright.expect(page.locator("#predictions .metres")).to_have_count(2)
+    playwright.expect(page.locator("#constellation")).to_be_hidden()
+    see(page, "#predictions", "takes IQ; this recording is an image")
+    for text in page.locator("#predictions .metres").all_inner_texts():
+        assert re.fullmatch(r"[xy]\s+-?\d+\.\d\d m", text.strip())
+    # four channels: the base model does not take them
+    pictures.nth([entry["task"] for entry in shown].index("pos-outdoor")).click()
+    see(page, "#reconstruction", "images of 1 channel(s), this one has 4")
+
+
+class Payload:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (Path.touch, (self.path,))
+
+
+def malformed(folder):
+    """Files that are not what they say -> what the message must hold."""
+    np.save(folder / "cut.npy", signal())
+    whole = (folder / "cut.npy").read_bytes()
+    (folder / "cut.npy").write_bytes(whole[:-100])
+    (folder / "pickle.bin").write_bytes(pickle.dumps(Payload(folder / "executed"), protocol=4))
+    np.save(folder / "objects.npy", np.array([Payload(folder / "executed")], dtype=object), allow_pickle=True)
+    np.savez(folder / "arrays.npz", a=signal())
+    (folder / "zip.cf32").write_bytes((folder / "arrays.npz").read_bytes())
+    np.save(folder / "nan.npy", np.full(512, np.nan, np.complex64))
+    (folder / "<b>x.wav").write_bytes(whole)
+    return {
+        "cut.npy": ["expected a complete .npy file", "cut.npy"],
+        "pickle.bin": ["expected a datatype for pickle.bin"],
+        "objects.npy": ["expected a complete .npy file", "objects"],
+        "arrays.npz": ["expected a recording", "arrays.npz"],
+        "zip.cf32": ["expected raw cf32_le samples in zip.cf32", "found a ZIP archive"],
+        "nan.npy": ["expected finite values", "found NaN"],
+        "<b>x.wav": ["expected a .wav file", "found an .npy array"],
+    }
+
+
+@pytest.mark.parametrize("name", ["cut.npy", "pickle.bin", "arrays.npz", "zip.cf32", "<b>x.wav"])
+def test_malformed_files_get_a_readable_message(page, tmp_path, name):
+    parts = malformed(tmp_path)[name]
+    upload(page, tmp_path / name)
+    toast = page.get_by_test_id("toast-body")
+    for part in parts:
+        playwright.expect(toast).to_contain_text(part)
+    assert "/tmp" not in toast.inner_text() and str(tmp_path) not in toast.inner_text()
+    assert not (tmp_path / "executed").exists()
+    see(page, "#summary", "modulation: bpsk")  # what was there stays
+
+
+def test_sigmf_needs_both_files_and_raw_files_their_datatype(page, tmp_path):
+    pairs = np.stack([signal().real, signal().imag], -1)[:, None]
+    meta = write_sigmf(tmp_path, pairs, "cf32_le", **{"core:sample_rate": RATE_HZ})
+    upload(page, meta)
+    playwright.expect(page.get_by_test_id("toast-body")).to_contain_text("dropped together, found a.b.sigmf-meta")
+    page.get_by_test_id("toast-close").click()
+    page.locator("#upload button[aria-label='Clear']").click()
+    upload(page, meta, meta.with_suffix(".sigmf-data"))
+    see(page, "#summary", "1 MS/s")
+    see(page, "#summary", "915 MHz")
+
+
+@pytest.fixture
+def modules(monkeypatch):
+    """The Space's own modules, as it imports them."""
+    names = ("inputs", "serving", "plots", "page", "app")
+    monkeypatch.syspath_prepend(str(SPACE))
+    import app
+    import inputs
+    import plots
+    import serving
+
+    yield {"app": app, "inputs": inputs, "plots": plots, "serving": serving}
+    for name in names:
+        sys.modules.pop(name, None)
+
+
+def test_every_malformed_file_is_refused_by_name(modules, tmp_path):
+    for name, parts in malformed(tmp_path).items():
+        with pytest.raises(ValueError) as error:
+            modules["inputs"].read_upload([str(tmp_path / name)], None, 1, 0)
+        assert all(part in str(error.value) for part in parts) and str(tmp_path) not in str(error.value)
+    assert not (tmp_path / "executed").exists()
+    with pytest.raises(ValueError, match="expected one recording"):
+        modules["inputs"].read_upload([str(tmp_path / "nan.npy"), str(tmp_path / "cut.npy")], None, 1, 0)
+
+
+def test_of_a_long_recording_the_beginning_is_read(modules, tmp_path):
+    with (tmp_path / "long.cs8").open("wb") as file:
+        file.write(bytes([64, 0, 0, 64]))
+        file.truncate(2**33)  # 4 G samples, sparse
+    start = time.monotonic()
+    found = modules["inputs"].read_upload([str(tmp_path / "long.cs8")], None, 2, 5e6)
+    assert time.monotonic() - start < 5
+    assert found.values.shape == (2, 2**17) and found.length == 2**31 and found.sampling_rate_hz == 5e6
+    assert found.values[:, 0].tolist() == [0.5, 0.5j]
+
+
+def test_constellations_are_centred(modules):
+    """QPSK of 4 samples a symbol, 7 % off: after centring its symbols are in four places."""
+    rng = np.random.default_rng(0)
+    symbols = np.exp(1j * np.pi / 2 * rng.integers(4, size=512))
+    samples = np.repeat(symbols, 4) * np.exp(2j * np.pi * 0.07 * np.arange(2048)) * 3
+    one = modules["inputs"].Signal("x", "iq", samples[None].astype(np.complex64), 2048)
+    centred, offset = modules["plots"].center(one)
+    assert offset == pytest.approx(0.07, abs=1e-4)
+    assert np.mean(np.abs(centred) ** 2) == pytest.approx(1, abs=1e-5)
+    assert abs(np.mean(centred**4)) > 0.9  # 0 where the phase turns
+
+
+def test_a_wrong_model_or_adapter_is_refused(modules, models, tmp_path, capsys):
+    make(MMWFMForSequenceClassification, num_labels=2).save_pretrained(tmp_path / "classifier")
+    make(MMWFMForPreTraining, hidden_size=64).save_pretrained(tmp_path / "wide")
+    write_adapter(tmp_path / "wide", tmp_path / "wide-lora", ["iq"], {"num_labels": 2})
+    for line, message in (
+        (["--model", str(tmp_path / "none")], "expected the folder or Hub name of a model"),
+        (["--model", str(tmp_path / "classifier")], "expected a pretraining checkpoint"),
+        (["--model", str(models / "base"), "--adapters", str(models / "base")], "expected an adapter or a folder of"),
+        (["--model", str(models / "base"), "--adapters", str(tmp_path / "none")], "found none at"),
+        (
+            ["--model", str(models / "base"), "--adapters", str(tmp_path / "wide-lora")],
+            "expected an adapter of a base",
+        ),
+    ):
+        with pytest.raises(SystemExit) as stopped:
+            modules["app"].main(line)
+        assert stopped.value.code == 1 and message in capsys.readouterr().err
+
+
+def test_examples_are_small_and_come_from_the_simulators():
+    from training_scripts.space import make_examples
+
+    entries = json.loads((SPACE / "examples" / "examples.json").read_text())
+    assert {entry["file"] for entry in entries} == {path.name for path in (SPACE / "examples").glob("*.npy")}
+    for entry in entries:
+        assert (SPACE / "examples" / entry["file"]).stat().st_size <= 100_000
+    for name in ("bpsk", "lora", "fm"):
+        saved = np.load(SPACE / "examples" / f"modulation-{name}-1.npy")
+        assert np.array_equal(saved, make_examples.modulation(name, 1)["array"])
+
+
+def test_front_matter_fits_the_requirements():
+    _, front, _ = (SPACE / "README.md").read_text().split("---\n", 2)
+    card = yaml.safe_load(front)
+    assert (card["sdk"], card["license"]) == ("gradio", "apache-2.0") and (SPACE / card["app_file"]).is_file()
+    requirement = next(line for line in (SPACE / "requirements.txt").read_text().splitlines() if "gradio" in line)
+    assert requirement == "gradio>=" + card["sdk_version"].rsplit(".", 1)[0] + ",<7"
+    assert len(card["short_description"]) <= 60
