@@ -250,7 +250,7 @@ def malformed(folder):
     }
 
 
-@pytest.mark.parametrize("name", ["cut.npy", "pickle.bin", "arrays.npz", "zip.cf32", "<b>x.wav"])
+@pytest.mark.parametrize("name", ["cut.npy", "pickle.bin", "<b>x.wav"])
 def test_malformed_files_get_a_readable_message(page, tmp_path, name):
     parts = malformed(tmp_path)[name]
     upload(page, tmp_path / name)
@@ -320,6 +320,31 @@ def test_constellations_are_centred(modules):
     assert offset == pytest.approx(0.07, abs=1e-4)
     assert np.mean(np.abs(centred) ** 2) == pytest.approx(1, abs=1e-5)
     assert abs(np.mean(centred**4)) > 0.9  # 0 where the phase turns
+
+
+def test_what_the_model_cannot_take_is_said(modules, models):
+    """A rate that would make thousands of samples of one, more antennas than the model has: a note, quickly."""
+    Signal, Serving = modules["inputs"].Signal, modules["serving"].Serving
+    serving = Serving(str(models / "base"), [str(models / "adapters" / "signals-lora")])
+    for processor in (serving.processor, *serving.processors.values()):
+        processor.feature_extractor.sampling_rate_hz = RATE_HZ
+    [prediction] = serving.predict(Signal("slow", "iq", signal()[None], 2048, RATE_HZ / 1000))
+    assert (prediction.unit, prediction.values) == ("", []) and "within 100 times 1e+06 Hz" in prediction.note
+    [prediction] = serving.predict(Signal("other", "iq", signal()[None], 2048, RATE_HZ / 2))
+    assert prediction.note == "trained at 1 MS/s; converted from 0.5 MS/s"
+    assert sum(score for _, score in prediction.values) == pytest.approx(1, abs=1e-5)
+    found, note = serving.reconstruct(Signal("wide", "iq", np.repeat(signal()[None], 6, 0), 2048), 0.5)
+    assert found == {} and "at most 5 antennas, this recording has 6" in note
+    assert serving.embed(Signal("wide", "iq", np.repeat(signal()[None], 6, 0), 2048)) is None
+
+
+def test_a_copy_of_an_example_is_its_nearest(modules, models):
+    serving, (shown, others) = modules["serving"], modules["inputs"].read_examples()
+    bank = serving.Bank(serving.Serving(str(models / "base"), []), others)
+    [(nearest, cosine), *rest] = bank.nearest(others[3], count=3)
+    assert nearest is others[3] and cosine == pytest.approx(1, abs=1e-4)
+    assert len(rest) == 2 and all(-1 <= other < cosine for _, other in rest)
+    assert not {example.name for example in shown} & {example.name for example in others}
 
 
 def test_a_wrong_model_or_adapter_is_refused(modules, models, tmp_path, capsys):

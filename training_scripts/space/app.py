@@ -46,14 +46,14 @@ def build(serving: Serving) -> gr.Blocks:
         return page.note(note) + "".join(drawn)
 
     def show(signal: Signal, mask_ratio: float):
-        samples, offset = plots.center(signal) if signal.kind == "iq" else (None, None)
+        is_iq = signal.kind == "iq"
+        samples, offset = plots.center(signal) if is_iq else (None, None)
         return (
             signal,
             page.summary(signal, offset),
             plots.plot_waterfall(signal),
-            gr.update(
-                visible=samples is not None, value=plots.plot_constellation(samples) if offset is not None else ""
-            ),
+            gr.update(visible=is_iq),
+            plots.plot_constellation(samples) if is_iq else "",
             reconstruct(signal, mask_ratio),
             page.neighbours(bank.nearest(signal)),
             page.predictions(serving.predict(signal)),
@@ -65,9 +65,7 @@ def build(serving: Serving) -> gr.Blocks:
         try:
             return show(read_upload(files, datatype, int(num_antennas or 1), float(rate_hz or 0)), mask_ratio)
         except ValueError as error:
-            raise gr.Error(
-                escape(str(error)), title="Not a recording", duration=None, print_exception=False
-            ) from error
+            raise gr.Error(escape(str(error)), duration=None, print_exception=False) from error
 
     def pick(mask_ratio, event: gr.SelectData):
         return show(examples[event.index], mask_ratio)
@@ -103,7 +101,7 @@ def build(serving: Serving) -> gr.Blocks:
                     with gr.Row():
                         with gr.Column(scale=2, min_width=320):
                             waterfall = gr.HTML(elem_id="waterfall")
-                        with gr.Column(scale=1, min_width=200):
+                        with gr.Column(scale=1, min_width=200) as beside:
                             constellation = gr.HTML(elem_id="constellation")
                 with gr.Column(elem_classes="sheet"):
                     gr.HTML("<h3>Prediction of each adapter</h3>")
@@ -115,14 +113,15 @@ def build(serving: Serving) -> gr.Blocks:
                     gr.HTML("<h3>Masked reconstruction</h3>")
                     ratio = gr.Slider(0.1, 0.9, MASK_RATIO, step=0.05, label="Mask ratio", elem_id="ratio")
                     reconstruction = gr.HTML(elem_id="reconstruction")
-        outputs = [signal, summary, waterfall, constellation, reconstruction, neighbours, predictions]
+        outputs = [signal, summary, waterfall, beside, constellation, reconstruction, neighbours, predictions]
         recording = [files, datatype, num_antennas, rate_hz, ratio]
         # One at a time: the machine has few cores.
         one = {"concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private"}
-        blocks.load(start, ratio, outputs, **one)
-        files.upload(upload, recording, outputs, **one)
-        again.click(upload, recording, outputs, **one)
-        gallery.select(pick, ratio, outputs, **one)
+        whole = {"outputs": outputs, "show_progress_on": summary, **one}
+        blocks.load(start, ratio, **whole)
+        files.upload(upload, recording, **whole)
+        again.click(upload, recording, **whole)
+        gallery.select(pick, ratio, **whole)
         ratio.change(
             reconstruct, [signal, ratio], reconstruction, trigger_mode="always_last", show_progress="minimal", **one
         )

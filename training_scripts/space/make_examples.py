@@ -16,7 +16,7 @@ MAX_BYTES = 100_000
 SEED, SPLIT = 0, "test"  # transmitters and rooms belong to the seed: this is that of the recipes
 MODULATIONS = "bpsk qpsk 16qam 4fsk bluetooth gsm lora fm on-off-keying wifi lte dsss-bpsk".split()
 MODULATION_SAMPLES, MODULATION_SNR_DB = 2048, 24
-SERVICES = ["bluetooth", "ads-b", "lora"]
+SERVICES = {"bluetooth": 2, "ads-b": 2, "lora": 2, "wifi": 1, "fm": 1, "ais": 1, "morse": 1}  # how many of each
 ACTIVITIES = ["clean", "walk"]
 ACTIVITY_PACKETS = 280  # of 500: what fits into a file
 
@@ -61,8 +61,8 @@ def make_all() -> list[tuple[str, dict]]:
     for number in range(8):
         row = next(iter(rfp.rows(SEED, SPLIT, (number, 1))))
         made.append(("rfp", iq_row(row, rfp.LABEL_NAMES)))
-    for name in SERVICES:
-        for row in first_of_class(rfs, name, 2):
+    for name, count in SERVICES.items():
+        for row in first_of_class(rfs, name, count):
             made.append(("rfs", {"array": np.round(row["image"]).astype(np.int8), "label": name}))
     for task in (positioning.OUTDOOR, positioning.INDOOR):
         rows = list(task.rows(SEED, SPLIT, (0, 40)))
@@ -101,7 +101,8 @@ def main():
             raise ValueError(f"expected at most {MAX_BYTES} bytes in {path}, found {path.stat().st_size}")
         entry = {"file": path.name, "task": task, "label": example["label"]}
         entry["sampling_rate_hz"] = float(example.get("sampling_rate_hz", 0))
-        entries.append(entry | {"shown": number == 0})
+        only_compared = task == "rfs" and SERVICES[example["label"]] == 1
+        entries.append(entry | {"shown": number == 0 and not only_compared})
     write_json(FOLDER / "examples.json", entries)
     print(f"{len(entries)} examples in {FOLDER}: {sum(p.stat().st_size for p in FOLDER.iterdir()) / 1e6:.2f} MB")
 

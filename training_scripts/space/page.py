@@ -48,7 +48,9 @@ def summary(signal: Signal, offset: float | None) -> str:
         if signal.center_frequency_hz:
             facts.append(("centre frequency", quantity(signal.center_frequency_hz, "Hz")))
         if offset is not None:
-            facts.append(("carrier at", quantity(offset * rate_hz, "Hz") if rate_hz else f"{offset:.4f} / sample"))
+            facts.append(
+                ("carrier at", quantity(offset * rate_hz, "Hz") if rate_hz else f"{round(offset, 4) + 0.0:g} / sample")
+            )
     else:
         facts = [("channels", str(shape[0])), ("rows x columns", f"{shape[1]} x {signal.length}")]
         if rate_hz:
@@ -64,7 +66,7 @@ def reconstruction_note(family: str, parts: Reconstruction) -> str:
     share, tokens = 100 * parts.num_masked / parts.num_tokens, {"iq": "segments", "image": "patches"}[family]
     return (
         f"<h4>{FAMILIES[family]}</h4><p class='note'>{parts.num_masked} of {parts.num_tokens} {tokens} hidden "
-        f"({share:.0f} %). Error on what is hidden: <b>{parts.error_db:+.1f} dB</b>; 0 dB is a constant guess.</p>"
+        f"({share:.0f} %). Error on what is hidden: <b>{round(parts.error_db, 1) + 0.0:+.1f} dB</b>; 0 dB is a constant guess.</p>"
     )
 
 

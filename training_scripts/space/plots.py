@@ -32,7 +32,7 @@ STYLE = {
 CONSTELLATION_SAMPLES = 4096
 MAX_FRAMES = 400
 RANGE_DB = 60  # of a waterfall, below its peak, at most
-SHOWN_SAMPLES = 384
+SHOWN_SAMPLES, SHOWN_SEGMENTS = 384, 16  # at least
 
 
 def draw(size: tuple[float, float], plot, description: str) -> str:
@@ -51,7 +51,7 @@ def draw(size: tuple[float, float], plot, description: str) -> str:
 
 def stft_db(values: np.ndarray, bins: int, max_frames: int) -> np.ndarray:
     """(A, T) -> (bins, frames) mean power over the antennas in dB, from -fs/2 up; frames are averaged where many."""
-    values = np.pad(values, ((0, 0), (0, max(0, bins - values.shape[1]))))
+    values = np.pad(values.astype(np.complex128), ((0, 0), (0, max(0, bins - values.shape[1]))))
     hop = max(bins // 4, values.shape[1] // (4 * max_frames))
     frames = np.lib.stride_tricks.sliding_window_view(values, bins, axis=1)[:, ::hop]
     power = np.abs(np.fft.fftshift(np.fft.fft(frames * np.hanning(bins), axis=-1), axes=-1)) ** 2
@@ -69,7 +69,7 @@ def color_limits(image: np.ndarray) -> tuple[float, float]:
 def plot_waterfall(signal: Signal) -> str:
     """Frequency over time, power in dB; of an image-like recording its channels."""
     if signal.kind == "image":
-        return draw((6.2, 3.1), lambda figure: draw_channels(figure, signal), f"channels of {signal.name}")
+        return draw((9.3, 3.1), lambda figure: draw_channels(figure, signal), f"channels of {signal.name}")
 
     def plot(figure):
         axes = figure.subplots()
@@ -107,7 +107,8 @@ def time_unit(duration_s: float) -> tuple[float, str]:
 
 def center(signal: Signal) -> tuple[np.ndarray, float]:
     """First samples of antenna 0 with the carrier at 0 Hz and unit power, and the offset in cycles per sample."""
-    values = torch.from_numpy(signal.values[None, :1, :CONSTELLATION_SAMPLES])
+    samples = signal.values[None, :1, :CONSTELLATION_SAMPLES]
+    values = torch.from_numpy(samples / max(float(np.abs(samples).max()), 1e-30))  # squares stay in range
     offset = carrier_offset(values)
     values = shift_frequency(values, offset)
     fine = line_offset(values[0, 0].numpy())
@@ -152,7 +153,9 @@ def plot_iq(parts: Reconstruction) -> str:
 
     def plot(figure):
         rows = figure.subplots(3, 1, sharex=True, sharey=True)
-        count = min(SHOWN_SAMPLES, parts.original.shape[-1])
+        antennas, _, samples = parts.original.shape
+        segment_length = samples * antennas // parts.num_tokens
+        count = min(max(SHOWN_SAMPLES, SHOWN_SEGMENTS * segment_length), samples)
         hidden = np.isnan(parts.masked[0, 0, :count])
         for axes, title in zip(rows, ("original", "masked", "reconstructed")):
             values = getattr(parts, title)[0, :, :count]

@@ -21,6 +21,7 @@ logger = logging.getLogger(__name__)
 MAX_SAMPLES = 4096  # of IQ that the model sees, less of many antennas
 MIN_FRAMES = 128  # of a spectrogram: of short recordings a shorter window gives them
 MAX_TOKENS = 1024
+MAX_RATE_RATIO = 100  # that a sampling rate is converted by
 INPUTS = {"iq": "iq_values", "image": "pixel_values"}
 
 
@@ -92,6 +93,10 @@ class Serving:
             return dict(processor(images=signal.values, packet_rate_hz=rate_hz, resample=bool(fitted_hz and rate_hz)))
         fitted_hz = processor.feature_extractor.sampling_rate_hz
         resample = bool(fitted_hz and rate_hz)
+        if resample and not 1 / MAX_RATE_RATIO <= rate_hz / fitted_hz <= MAX_RATE_RATIO:
+            raise ValueError(
+                f"expected a sampling rate within {MAX_RATE_RATIO} times {fitted_hz:.4g} Hz, found {rate_hz:.4g}"
+            )
         length = model_samples(self.config, len(signal.values))
         length = int(np.ceil(length * rate_hz / fitted_hz)) if resample else length
         values = signal.values[:, : max(length, 1)]
@@ -99,6 +104,12 @@ class Serving:
 
     def prepare_families(self, signal: Signal) -> tuple[dict[str, dict], str]:
         """By family what the base model sees, and why there may be less than it could."""
+        try:
+            return self.families_of_base(signal)
+        except ValueError as error:
+            return {}, str(error)
+
+    def families_of_base(self, signal: Signal) -> tuple[dict[str, dict], str]:
         if signal.kind == "image":
             if "image" not in self.config.modalities:
                 return {}, f"{self.name} takes IQ alone"
@@ -108,6 +119,11 @@ class Serving:
                     f"{len(signal.values)}: only adapters for such images take it"
                 )
             return {"image": self.prepare(self.processor, signal)}, ""
+        if len(signal.values) > self.config.max_antennas:
+            return (
+                {},
+                f"{self.name} takes at most {self.config.max_antennas} antennas, this recording has {len(signal.values)}",
+            )
         found = {}
         if "iq" in self.config.modalities:
             found["iq"] = self.prepare(self.processor, replace(signal, values=self.match_level(signal.values)))
@@ -118,7 +134,7 @@ class Serving:
 
     def match_level(self, values: np.ndarray) -> np.ndarray:
         """A receiver's gain is arbitrary: IQ at the power that a base model with fixed statistics knows."""
-        extractor, power = self.processor.feature_extractor, np.mean(np.abs(values) ** 2)
+        extractor, power = self.processor.feature_extractor, np.mean(np.abs(values).astype(float) ** 2)
         if extractor.normalization != "dataset" or not extractor.iq_std or not power > 0:
             return values
         return values * np.float32(np.linalg.norm(extractor.iq_std) / np.sqrt(power))
