@@ -101,6 +101,7 @@ def server(models):
         "OMP_NUM_THREADS": "1",
         "HF_HOME": str(models / "huggingface"),
     }
+    environment.pop("HF_HUB_OFFLINE", None)  # nothing is to be wanted, not only to be refused
     environment |= {"MMWFM_MODEL": str(models / "base"), "MMWFM_ADAPTERS": str(models / "adapters")}
     command = [sys.executable, str(SPACE / "app.py"), "--port", str(port)]
     with (models / "log").open("w") as log:
@@ -117,6 +118,7 @@ def server(models):
         finally:
             process.terminate()
             process.wait()
+    assert not asked_for.exists(), asked_for.read_text()
 
 
 @pytest.fixture(scope="module")

@@ -73,8 +73,9 @@ def build(serving: Serving) -> gr.Blocks:
     def start(mask_ratio):
         return show(examples[0], mask_ratio)
 
-    with gr.Blocks(title="Multimodal wireless foundation model", analytics_enabled=False) as blocks:
-        signal = gr.State()
+    kept = {"delete_cache": (3600, 3600)}  # what people drop is deleted after an hour
+    with gr.Blocks(title="Multimodal wireless foundation model", analytics_enabled=False, **kept) as blocks:
+        signal = gr.State(time_to_live=3600)
         gr.HTML(page.header(serving))
         with gr.Row(equal_height=False):
             with gr.Column(scale=1, min_width=320, elem_classes="side"):
@@ -168,6 +169,7 @@ def main(arguments: list[str] | None = None):
         css_paths=Path(__file__).parent / "style.css",
         footer_links=["settings"],
         max_file_size="256mb",
+        state_session_capacity=200,  # of 2 MB
     )
 
 

@@ -20,7 +20,7 @@ def header(serving: Serving) -> str:
         "<header><h1>Multimodal wireless foundation model</h1><p>One encoder for IQ streams and image-like wireless "
         "data. Drop a recording or pick an example: what the model sees of it, what it fills in, what it finds alike, "
         f"and what its adapters say.</p><p class='chips'><span>{escape(serving.name)}</span>"
-        f"<span>{parameters:.2f} M parameters</span><span>{adapters}</span><span>on this machine's CPU</span></p></header>"
+        f"<span>{parameters:.2f} M parameters</span><span>{adapters}</span><span>on the CPU</span></p></header>"
     )
 
 
