@@ -13,7 +13,7 @@ from .figures_mmwfm import save_figure
 
 
 def plot_label_efficiency(summary: pd.DataFrame, regime: str, num_labels: dict[str, int], path: Path) -> Path:
-    """Metric over training rows per class, one panel per column of the tables, mean and spread of every model.
+    """Metric over training rows per class, one panel per column of the tables, mean and standard deviation of every model.
 
     Args:
         summary: of `summarize`.
@@ -33,12 +33,22 @@ def plot_label_efficiency(summary: pd.DataFrame, regime: str, num_labels: dict[s
         for name, curve in part.groupby(["model", "regime"], sort=False):
             curve = curve.assign(labels=curve["samples_per_class"].fillna(num_labels[column])).sort_values("labels")
             label = name[0] if name[1] in (regime, "linear") else "from scratch"
-            axes.plot(curve["labels"], curve["mean"], "o-", markersize=3, color=colors[name], label=label)
             spread = curve["std"].fillna(0)
-            low, high = curve["mean"] - spread, curve["mean"] + spread
-            axes.fill_between(curve["labels"], low, high, color=colors[name], alpha=0.15, linewidth=0)
+            axes.errorbar(
+                curve["labels"],
+                curve["mean"],
+                spread,
+                fmt="o-",
+                markersize=3,
+                capsize=2,
+                color=colors[name],
+                label=label,
+            )
         unit = part["unit"].iloc[0]
         axes.set_xscale("log")
+        budgets = sorted(part["samples_per_class"].fillna(num_labels[column]).unique())
+        axes.set_xticks(budgets, [f"{budget:.0f}" for budget in budgets])
+        axes.minorticks_off()
         axes.set(title=column, xlabel="labels per class" if unit == "%" else "labelled positions")
         axes.set_ylabel("accuracy (%)" if unit == "%" else "mean error (m)")
         axes.grid(alpha=0.3)

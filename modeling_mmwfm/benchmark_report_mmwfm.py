@@ -260,7 +260,7 @@ def write_benchmark_report(
     regime = arguments.regimes[-1]
     shown = REGIME_NAMES.get(regime, regime)
     sections = [
-        {"title": "Label efficiency", "note": "Band: standard deviation over seeds.", "images": curves},
+        {"title": "Label efficiency", "note": "Bars: standard deviation over seeds.", "images": curves},
         {
             "title": f"Confusion matrices: {first}, {shown}, all labels",
             "note": "Rows: true class, in percent; the test splits of all seeds together.",

@@ -49,6 +49,15 @@ def pretrained(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """As in `in_processes`: another number of threads sums in another order, and weights are compared bit by bit."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="module")
 def short_run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("short") / "run"

@@ -19,6 +19,10 @@ SMALLER = {
     "--samples 3200": "--samples 12",
     "pretrain-small-paper.yaml": "pretrain-small-paper.yaml --model configuration/models/tiny "
     "--num_train_epochs 2 --warmup_epochs 1 --batch_size 4",
+    "pretrain-smoke.yaml": "pretrain-smoke.yaml --simulated_iq_samples 16 --simulated_image_samples 16 "
+    "--num_train_epochs 1 --warmup_epochs 0 --batch_size 4",
+    "benchmark-smoke.yaml": "benchmark-smoke.yaml --models mmwfm=configuration/models/tiny --pretraining_samples 40 "
+    "--tasks rfp:60 --seeds 0 --label_budgets all --regimes lora --num_train_epochs 1 --min_steps 1",
     "--checkpoint FILE.pth": "--num_attention_heads 4 "
     f"--checkpoint {ROOT / 'tests/fixtures/golden/finetune_image_3channel_lora.pth'}",
 }
@@ -51,7 +55,7 @@ def test_snippets_of_the_readme_run(tmp_path):
         assert published in text
         text = text.replace(published, smaller)
     snippets = re.findall(r"```(\w*)\n(.*?)```", text, flags=re.S)
-    assert [kind for kind, _ in snippets] == ["make", "python", "bash", "python", "bash", "bash"]
+    assert [kind for kind, _ in snippets] == ["make", "python", "bash", "python", "bash", "bash", "python", "bash"]
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "HF_HUB_OFFLINE": "1"}
     for kind, code in snippets:
         if kind == "make":
@@ -62,7 +66,13 @@ def test_snippets_of_the_readme_run(tmp_path):
         command = ["bash", "-euc", code] if kind == "bash" else [sys.executable, "-c", code]
         done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, code + done.stderr[-3000:]
-    for made in ("mine-test/test_metrics.json", "small/model.safetensors", "converted/adapter/adapter_config.json"):
+    for made in (
+        "mine-test/test_metrics.json",
+        "smoke/model.safetensors",
+        "small/model.safetensors",
+        "benchmark-smoke/report.html",
+        "converted/adapter/adapter_config.json",
+    ):
         assert (tmp_path / "runs" / made).is_file(), made
 
 

@@ -19,7 +19,9 @@ class ConversionArguments:
     checkpoint: str = field(metadata={"help": "the authors' .pth file"})
     output_dir: str = field(metadata={"help": "folder to write; must not hold files yet"})
     head: bool = field(default=False, metadata={"help": "keep the head of a fine-tuned checkpoint"})
-    pooling: str = field(default="cls", metadata={"help": "what the head was trained on", "choices": ["cls", "mean", "mean_std"]})
+    pooling: str = field(
+        default="cls", metadata={"help": "what the head was trained on", "choices": ["cls", "mean", "mean_std"]}
+    )
     lora_alpha: float | None = field(default=None, metadata={"help": "of a LoRA checkpoint; 2 x rank if not given"})
     num_attention_heads: int | None = field(default=None, metadata={"help": "for sizes other than the authors'"})
     decoder_num_attention_heads: int | None = field(default=None, metadata={"help": "likewise, of the decoder"})
