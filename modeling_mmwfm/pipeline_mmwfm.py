@@ -33,9 +33,9 @@ def custom_pipelines() -> dict[str, dict]:
 
 
 def check_head(model):
-    """Refuses a head that was never trained, as of a pretraining checkpoint: its bias is zero."""
+    """Refuses a head that was never trained, as of a pretraining checkpoint: it has no task and its bias is zero."""
     bias = getattr(getattr(model, "classifier", None), "bias", None)
-    if bias is not None and not bias.any():
+    if bias is not None and model.config.problem_type is None and not bias.any():
         raise ValueError(
             f"expected a fine-tuned model, found one whose head was never trained: {model.config.name_or_path or model}"
         )
