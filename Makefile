@@ -47,15 +47,13 @@ $(addsuffix /test_results.json,$(RUNS)): $(DEMO)/%/test_results.json: $(DEMO)/pr
 $(DEMO)/report.html: $(addsuffix /test_results.json,$(RUNS))
 	$(PY) training_scripts/report.py --pretraining $(DEMO)/pretrain --runs $(RUNS) --output $@
 
-# --- make cards: simulate a part of every set and write its card, with one labelled example per class ---
-CARD_SAMPLES := pretrain-iq:1600 pretrain-spectrogram:800 rfp:4800 interference:3000 has:720 rfs:1600 \
-	pos-indoor:1500 pos-outdoor:1500
+# --- make cards: simulate every set at its own size and write its card, with one labelled example per class ---
+CARDS := pretrain-iq pretrain-spectrogram rfp interference has rfs pos-indoor pos-outdoor
 
 cards: $(STAMP)
-	set -e; for set in $(CARD_SAMPLES); do \
-		name=$${set%%:*}; \
-		$(PY) -m processing.simulate $$name --samples $${set##*:} --num_proc 2 --output runs/cards/$$name; \
-		$(PY) -m processing.dataset_card runs/cards/$$name --output model_cards/datasets/$$name; \
+	set -e; for set in $(CARDS); do \
+		$(PY) -m processing.simulate $$set --num_proc 2 --output runs/cards/$$set; \
+		$(PY) -m processing.dataset_card runs/cards/$$set --output model_cards/datasets/$$set; \
 	done
 
 style: $(STAMP)

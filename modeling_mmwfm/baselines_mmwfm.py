@@ -78,9 +78,11 @@ def log_spectra(columns: dict) -> np.ndarray:
     images = torch.from_numpy(np.array(columns["image"], dtype=np.float32))
     groups = torch.nn.functional.adaptive_avg_pool2d(images, (min(16, images.shape[2]), images.shape[3]))
     power = torch.fft.rfft(groups, norm="ortho").abs().square()[..., :128]
-    # At the fluctuation's own level: below it lies noise, by which neighbours would pair instead of by what is measured.
-    floor = power[..., 1:].mean((1, 2, 3), keepdim=True) + 1e-30
-    return torch.log10(power + floor).flatten(1).numpy()
+    # Positions are sounded at several SNRs: above the fluctuation's own level, or neighbours would pair by their noise.
+    floor = (
+        power[..., 1:].mean((1, 2, 3), keepdim=True) if "position" in columns else 1e-4 * power.mean((1, 2, 3), True)
+    )
+    return torch.log10(power + floor + 1e-30).flatten(1).numpy()
 
 
 def hand_features(columns: dict) -> np.ndarray:
