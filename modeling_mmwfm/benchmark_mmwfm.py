@@ -253,15 +253,17 @@ def run_cells(cells: list[Cell], tasks: dict[str, Task], models: dict[str, str],
             jobs.append((cell, task, models[name], processor, cell_folder(output_dir, cell)))
     num_threads = max(1, (os.cpu_count() or 1) // num_proc)
     # Spawned, not forked: a process made by fork cannot use the OpenMP threads or the GPU of its parent.
-    with ProcessPoolExecutor(num_proc, mp_context=multiprocessing.get_context("spawn")) as pool:
+    pool = ProcessPoolExecutor(num_proc, mp_context=multiprocessing.get_context("spawn"))
+    try:
         running = {pool.submit(run_quietly, num_threads, *job): job[0] for job in jobs}
-        try:
-            for future in as_completed(running):
+        for future in as_completed(running):
+            try:
                 future.result()
-                bar.update()
-        except Exception as error:
-            pool.shutdown(cancel_futures=True)
-            raise ValueError(f"cell {running[future].name}: {error}") from error
+            except (ValueError, OSError) as error:
+                raise ValueError(f"cell {running[future].name}: {error}") from error
+            bar.update()
+    finally:
+        pool.shutdown(cancel_futures=True)
     bar.close()
 
 
