@@ -12,7 +12,7 @@ task's own input modules and head lie beside it.
 """
 
 import copy
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 
 import torch
@@ -132,12 +132,12 @@ class MMWFMAdapters(nn.Module):
 
     def add_lora(self, name: str, settings: LoraConfig, state: dict[str, torch.Tensor], folder):
         """Into the shared blocks, or not at all."""
-        first = not isinstance(self.blocks, PeftModel)
-        try:
-            if first:
-                self.blocks = PeftModel(self.blocks, settings, adapter_name=name)
-            else:
+        with ExitStack() as undo:
+            undo.callback(self.remove_lora, name)
+            if isinstance(self.blocks, PeftModel):
                 self.blocks.add_adapter(name, settings)
+            else:
+                self.blocks = PeftModel(self.blocks, settings, adapter_name=name)
             expected = {
                 key: value.shape for key, value in get_peft_model_state_dict(self.blocks, adapter_name=name).items()
             }
@@ -150,9 +150,7 @@ class MMWFMAdapters(nn.Module):
                     f"{found.get(wrong[0])} instead of {expected.get(wrong[0])}"
                 )
             set_peft_model_state_dict(self.blocks, state, adapter_name=name)
-        except Exception:
-            self.remove_lora(name)
-            raise
+            undo.pop_all()
         self.blocks.eval()
 
     def remove_lora(self, name: str):

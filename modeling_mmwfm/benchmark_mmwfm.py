@@ -274,7 +274,7 @@ def cell_folder(output_dir: Path, cell: Cell) -> Path:
 def collect(cells: list[Cell], tasks: dict[str, Task], output_dir: Path) -> pd.DataFrame:
     """One row for each number of a cell: its fields, `column` of the tables, `value`, `unit` ("%" or "m").
 
-    Interference has two columns, read from one head of three classes (SPEC of the paper's Section on tasks).
+    Interference has two columns, INTD and INTC, read from one head of three classes.
     """
     rows = []
     for cell in cells:

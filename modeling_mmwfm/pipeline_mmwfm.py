@@ -188,9 +188,6 @@ class MMWFMPipeline(Pipeline):
             options["packet_rate_hz"] = packet_rate_hz
         return {"batch": self.processor(**prepared, **options)}
 
-    def postprocess(self, model_outputs, **kwargs):
-        raise NotImplementedError
-
 
 class MMWFMSignalClassificationPipeline(MMWFMPipeline):
     """Class labels with scores, best first; for positioning metres.

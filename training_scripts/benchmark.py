@@ -19,10 +19,9 @@ import pandas as pd
 import yaml
 from transformers import AutoConfig, HfArgumentParser
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # `processing` is not an installed package
 
-from modeling_mmwfm.benchmark_mmwfm import (  # noqa: E402
+from modeling_mmwfm.benchmark_mmwfm import (
     BenchmarkArguments,
     Task,
     collect,
@@ -32,13 +31,14 @@ from modeling_mmwfm.benchmark_mmwfm import (  # noqa: E402
     run_cells,
     summarize,
 )
-from modeling_mmwfm.benchmark_report_mmwfm import write_benchmark_report  # noqa: E402
-from modeling_mmwfm.files_mmwfm import write_json  # noqa: E402
-from modeling_mmwfm.pretraining_mmwfm import PretrainingArguments  # noqa: E402
-from modeling_mmwfm.recipes_mmwfm import parse_recipe, run_script  # noqa: E402
-from processing.simulate import TASKS, simulate  # noqa: E402
-from training_scripts import pretrain  # noqa: E402
+from modeling_mmwfm.benchmark_report_mmwfm import write_benchmark_report
+from modeling_mmwfm.files_mmwfm import write_json
+from modeling_mmwfm.pretraining_mmwfm import PretrainingArguments
+from modeling_mmwfm.recipes_mmwfm import parse_recipe, run_script
+from processing.simulate import TASKS, simulate
+from training_scripts import pretrain
 
+ROOT = Path(__file__).resolve().parents[1]
 OVERRIDES = ("num_train_epochs", "warmup_epochs", "min_steps", "batch_size", "base_learning_rate", "layer_decay")
 PRETRAINING_SETS = {"iq": "pretrain-iq", "image": "pretrain-spectrogram"}
 
