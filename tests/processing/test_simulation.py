@@ -1,6 +1,9 @@
 """The simulated corpora: measured physics of their signals, and reproducibility of what is written."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -335,3 +338,25 @@ def test_command_line(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["rfp", "--samples", "1", "--output", str(tmp_path / "other")])
     assert "expected at least 3 samples" in capsys.readouterr().err
+
+
+def test_a_killed_simulation_leaves_nothing_that_looks_complete_and_runs_again(tmp_path):
+    code = """
+import os, signal, sys
+from processing.simulation import rfp
+rows = rfp.rows
+def rows_or_die(seed, split, item, **options):
+    if split == "test":  # when the other splits are written
+        os.kill(os.getpid(), signal.SIGKILL)
+    return rows(seed, split, item, **options)
+rfp.rows = rows_or_die
+from processing.simulate import simulate
+simulate("rfp", sys.argv[1], 40)
+"""
+    output = tmp_path / "rfp"
+    root = Path(__file__).parents[2]
+    ended = subprocess.run([sys.executable, "-c", code, str(output)], cwd=root, capture_output=True)
+    assert ended.returncode == -9
+    assert list(tmp_path.iterdir()) and not output.exists()  # what it began lies under a hidden name
+    again, whole = (load_dataset(str(simulate("rfp", folder, 40))) for folder in (output, tmp_path / "whole"))
+    assert again["test"].num_rows and again["test"]["iq"][:] == whole["test"]["iq"][:]
