@@ -19,10 +19,11 @@ from transformers import AutoConfig
 from transformers.utils import logging
 
 from .baselines_mmwfm import fit_baseline, measure_splits
-from .data_collator_mmwfm import load_splits
+from .data_collator_mmwfm import common_rate, load_splits
 from .evaluation_mmwfm import RESULTS_FILE
 from .finetuning_mmwfm import FinetuningArguments, finetune
 from .image_processing_mmwfm import MMWFMImageProcessor
+from .inputs_mmwfm import InputArguments, adapt_processor
 from .metrics_mmwfm import interference_report
 from .processing_mmwfm import MMWFMProcessor
 
@@ -174,39 +175,55 @@ def families_of(model: str) -> tuple[str, ...]:
 def prepare_inputs(task: Task, model: str, folder: Path) -> Path:
     """The model's processor, fitted once to the task's training split, in a folder."""
     if not (folder / "processor_config.json").is_file():
+        options = {name: task.settings.get(name) for name in InputArguments.__dataclass_fields__}
         processor = MMWFMProcessor.from_pretrained(model)
-        if normalization := task.settings.get("normalization"):
-            processor.feature_extractor.normalization = processor.image_processor.normalization = normalization
-        processor.fit(load_splits(task.dataset)["train"])
+        adapt_processor(processor, InputArguments(**options), load_splits(task.dataset)["train"])
         processor.save_pretrained(folder)
     return folder
 
 
-def resize_images(rows: datasets.Dataset, processor: MMWFMProcessor) -> datasets.Dataset:
-    """Images at the processor's size; resizing comes before normalisation, so that nothing else changes."""
-    if "image" not in rows.column_names or processor.image_processor.size is None:
+def view_images(rows: datasets.Dataset, processor: MMWFMProcessor) -> datasets.Dataset:
+    """Images in the processor's view and size, which normalisation follows."""
+    images = processor.image_processor
+    if "image" not in rows.column_names or images.size is None:
         return rows
-    size = processor.image_processor.size
     channels, *shape = rows.features["image"].shape
-    if tuple(shape) == (size["height"], size["width"]):
+    size = images.size["height"], images.size["width"]
+    if tuple(shape) == size and not images.takes_csi:
         return rows
     features = rows.features.copy()
-    features["image"] = type(features["image"])(shape=(channels, size["height"], size["width"]), dtype="float32")
+    features["image"] = type(features["image"])(shape=(channels, *size), dtype="float32")
     # `datasets` keeps the result by its fingerprint, so that all cells of a task share it.
+    settings = {"images": images.to_dict()}
     return rows.map(
-        _resize, fn_kwargs={"size": dict(size)}, batched=True, batch_size=32, features=features, desc="resizing"
+        _view, fn_kwargs=settings, batched=True, batch_size=32, features=features, desc="resizing"
     ).with_format("numpy")
 
 
-def _resize(columns: dict, size: dict[str, int]) -> dict:
-    images = torch.from_numpy(np.asarray(columns["image"], dtype=np.float32))
-    return {"image": MMWFMImageProcessor(size=size).resize(images).numpy()}
+def _view(columns: dict, images: dict) -> dict:
+    processor = MMWFMImageProcessor.from_dict(images)
+    rate_hz = common_rate(columns)
+    resample = bool(rate_hz and processor.packet_rate_hz)
+    values = [
+        processor.resize(part)
+        for _, part in processor.read(np.asarray(columns["image"], dtype=np.float32), rate_hz, resample)
+    ]
+    return {"image": torch.cat(values).numpy()}
+
+
+def without_views(processor: MMWFMProcessor) -> MMWFMProcessor:
+    """The same for images that are in their view already."""
+    images = processor.image_processor
+    images.doppler, images.packet_rate_hz = None, None
+    images.csi_to_db = images.remove_packet_mean = images.remove_time_mean = False
+    return processor
 
 
 def run_cell(cell: Cell, task: Task, model: str, processor: Path, folder: Path) -> None:
     """Adapt a model and score it; `finetune` leaves alone what is finished."""
     processor = MMWFMProcessor.from_pretrained(processor)
-    splits = {name: resize_images(rows, processor) for name, rows in load_splits(task.dataset).items()}
+    splits = {name: view_images(rows, processor) for name, rows in load_splits(task.dataset).items()}
+    processor = without_views(processor)
     fields = FinetuningArguments.__dataclass_fields__
     arguments = FinetuningArguments(
         **{name: value for name, value in task.settings.items() if name in fields},

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from datasets import Dataset, IterableDataset, load_dataset
 
+from .augmentation_mmwfm import Augmentations
 from .processing_mmwfm import MMWFMProcessor
 
 INPUT_COLUMNS = ("iq", "image")
@@ -19,38 +20,77 @@ class MMWFMDataCollator:
         carrier_shift: each IQ row is moved in frequency by a random share of its sampling rate in
             [-carrier_shift, carrier_shift]; 0.5 takes the carrier's place away as a clue.
         label_column: "label" (class), "position" (metres) or None.
+        views: what is made of IQ, see `MMWFMProcessor`.
+        augmentations: of the rows, where `__call__` is given a generator.
+        second_view: then also make `positive_...`, the same rows augmented by other draws.
     """
 
-    def __init__(self, processor: MMWFMProcessor, carrier_shift: float = 0.0, label_column: str | None = None):
+    def __init__(
+        self,
+        processor: MMWFMProcessor,
+        carrier_shift: float = 0.0,
+        label_column: str | None = None,
+        views: tuple[str, ...] = ("iq",),
+        augmentations: Augmentations | None = None,
+        second_view: bool = False,
+    ):
         if not 0 <= carrier_shift <= 0.5:
             raise ValueError(f"`carrier_shift`: expected 0 to 0.5 of the sampling rate, found {carrier_shift}")
+        if second_view and augmentations is None:
+            raise ValueError("`second_view`: expected `augmentations` by which the views differ, found none")
         self.processor = processor
         self.carrier_shift = carrier_shift
         self.label_column = label_column
+        self.views = tuple(views)
+        self.augmentations = augmentations
+        self.second_view = second_view
 
-    def __call__(self, rows, draws: np.ndarray | None = None) -> dict[str, torch.Tensor]:
+    def __call__(
+        self, rows, draws: np.ndarray | None = None, generator: np.random.Generator | None = None
+    ) -> dict[str, torch.Tensor]:
         """
         Args:
             rows: list of rows, or dict of columns.
             draws: (B,) numbers in [-1, 1) that the carrier shifts are made of; without them they follow from each
                 row's recording and start, so that an evaluation set is always shifted in the same way.
+            generator: that augmentations are drawn from; without it there are none, and no second view.
         """
         columns = rows if isinstance(rows, dict) else {key: [row[key] for row in rows] for key in rows[0]}
+        if generator is None or self.augmentations is None:
+            return self.prepare(columns, draws)
+        batch = self.prepare(self.augmentations(columns, generator), draws)
+        if self.second_view:
+            second = self.prepare(self.augmentations(columns, generator), draws)
+            batch |= {f"positive_{name}": value for name, value in second.items() if name != "labels"}
+        return batch
+
+    def prepare(self, columns: dict, draws: np.ndarray | None) -> dict[str, torch.Tensor]:
+        """Columns -> model input and `labels`."""
         inputs = {}
         if "iq" in columns:
             iq = np.asarray(columns["iq"], dtype=np.float32)
             if self.carrier_shift:
                 iq = shift_carrier(iq, self.carrier_shift * (draws_of(columns) if draws is None else draws))
-            rates = {float(rate) for rate in columns.get("sampling_rate_hz", [])}
-            inputs |= {"iq": iq, "sampling_rate_hz": rates.pop() or None if len(rates) == 1 else None}
+            inputs |= {"iq": iq, "sampling_rate_hz": common_rate(columns), "views": self.views}
         if "image" in columns:
             inputs["images"] = np.asarray(columns["image"], dtype=np.float32)
+            images = self.processor.image_processor
+            if images.takes_csi and "iq" not in columns:
+                # Of packets; other rates than the fitted one are converted, as `fit` does.
+                rate_hz = common_rate(columns)
+                inputs |= {"packet_rate_hz": rate_hz, "resample": bool(rate_hz and images.packet_rate_hz)}
         batch = dict(self.processor(**inputs))
         # Rows of one data set have one shape: nothing is padded, and no mask costs the least.
         batch.pop("iq_attention_mask", None)
         if self.label_column is not None:
             batch["labels"] = torch.as_tensor(np.asarray(columns[self.label_column]))
         return batch
+
+
+def common_rate(columns: dict) -> float | None:
+    """`sampling_rate_hz` of all rows; None where it is not known, or they differ."""
+    rates = {float(rate) for rate in columns.get("sampling_rate_hz", [])}
+    return rates.pop() or None if len(rates) == 1 else None
 
 
 def draws_of(columns: dict) -> np.ndarray:

@@ -1,12 +1,16 @@
 """Plots of training and evaluation, written as PNG."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from .tokens_mmwfm import patchify, segment, unpatchify, unsegment
+from .objectives_mmwfm import iq_targets, split_iq_logits
+from .step_batches_mmwfm import add_noise, seeded_noise
+from .tokens_mmwfm import unpatchify, unsegment
 
 
 def save_figure(figure: Figure, path: str | Path) -> Path:
@@ -18,7 +22,7 @@ def save_figure(figure: Figure, path: str | Path) -> Path:
 
 
 def plot_losses(log: list[dict], path: str | Path) -> Path:
-    """Training and validation loss of every family over epochs; `log` rows hold "epoch" and the losses."""
+    """Training and validation loss of every source over epochs; `log` rows hold "epoch" and the losses."""
     figure = Figure(figsize=(6, 3.6))
     axes = figure.subplots()
     keys = sorted({key for row in log for key in row if key.endswith("loss")})
@@ -35,36 +39,49 @@ def plot_losses(log: list[dict], path: str | Path) -> Path:
 
 @torch.no_grad()
 def reconstruct(model: torch.nn.Module, batch: dict, seed: int = 0) -> dict[str, list[np.ndarray]]:
-    """Original, masked (NaN) and reconstructed samples of a batch of one family; visible parts stay as they are.
+    """Original, masked (NaN) and reconstructed samples of a batch; visible parts stay as they are.
 
     Returns:
-        the family and its three arrays, (B, A, 2, T) or (B, C, H, W).
+        three arrays of each: "image" (B, C, H, W); of IQ, as far as they are targets, "waveform" (B, A, 2, T) and
+        "log_spectrum" (B, A, M, S), frequency up, time to the right.
     """
     device, config = model.device, model.config
-    family = "iq" if "iq_values" in batch else "image"
+    batch = {name: value.to(device) for name, value in batch.items()}
     was_training = model.training
     model.eval()
-    original = batch["iq_values" if family == "iq" else "pixel_values"].float().to(device)
-    tokens = segment(original, config.segment_length) if family == "iq" else patchify(original, config.patch_size)
-    noise = torch.rand(tokens.shape[:2], generator=torch.Generator().manual_seed(seed)).to(device)
-    output = model(**{key: value.to(device) for key, value in batch.items()}, **{f"{family}_noise": noise})
+    draw = seeded_noise(len(next(iter(batch.values()))), seed)
+    add_noise(batch, config, lambda values: draw(values).to(device))
+    output = model(**batch)
+    tokens = model.mmwfm.tokenize(batch.get("iq_values"), batch.get("iq_attention_mask"), batch.get("pixel_values"))
     model.train(was_training)
-    mask = output[f"{family}_mask"][..., None].bool()
-    parts = [
-        tokens,
-        tokens.masked_fill(mask, float("nan")),
-        torch.where(mask, output[f"{family}_logits"].float(), tokens),
-    ]
-    if family == "iq":
-        parts = [unsegment(part, original.shape[1], original.shape[3]) for part in parts]
-    else:
-        parts = [unpatchify(part, config.patch_size, *original.shape[-2:]) for part in parts]
-    return {family: [part.cpu().numpy() for part in parts]}
+
+    def pictures(values, logits, mask, fold: Callable):
+        hidden = mask[..., None].bool()
+        parts = values, values.masked_fill(hidden, float("nan")), torch.where(hidden, logits.float(), values)
+        return [fold(part.float()).cpu().numpy() for part in parts]
+
+    found = {}
+    if "image" in tokens:
+        height, width = batch["pixel_values"].shape[-2:]
+        fold = partial(unpatchify, patch_size=config.patch_size, height=height, width=width)
+        found["image"] = pictures(tokens["image"].values, output.image_logits, output.image_mask, fold)
+    if "iq" in tokens:
+        antennas, _, samples = batch["iq_values"].shape[1:]
+        folds = {
+            "waveform": partial(unsegment, num_antennas=antennas, num_samples=samples),
+            "log_spectrum": lambda part: (
+                part.unflatten(1, (-1, antennas)).permute(0, 2, 3, 1).roll(config.segment_length // 2, 2).flip(2)
+            ),
+        }
+        targets, logits = iq_targets(tokens["iq"], config), split_iq_logits(output.iq_logits, config)
+        for name in folds.keys() & targets.keys():
+            found[name] = pictures(targets[name][0].float(), logits[name], output.iq_mask, folds[name])
+    return found
 
 
-def plot_reconstruction(family: str, parts: list[np.ndarray], path: str | Path) -> Path:
-    """What `reconstruct` gives, a row for each sample."""
-    return (plot_iq_rows if family == "iq" else plot_image_rows)(*parts, path)
+def plot_reconstruction(name: str, parts: list[np.ndarray], path: str | Path) -> Path:
+    """One of what `reconstruct` gives, a row for each sample."""
+    return (plot_iq_rows if name == "waveform" else plot_image_rows)(*parts, path)
 
 
 TITLES = ("original", "masked", "reconstructed")

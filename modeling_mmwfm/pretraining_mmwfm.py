@@ -1,4 +1,7 @@
-"""Masked wireless modeling (Algorithm 1): every optimiser step takes one mini-batch of each input family."""
+"""Masked wireless modeling (Algorithm 1): every optimiser step takes one mini-batch of each source of data.
+
+The paper has a source for each input family, "iq" and "image"; "csi" and "narrowband" (IQ) may join them.
+"""
 
 import contextlib
 import json
@@ -22,9 +25,12 @@ from .step_batches_mmwfm import (
     FiniteCheck,
     StepBatches,
     StreamBatches,
+    add_noise,
     count_tokens,
-    families_of,
     loader_of,
+    read_augmentations,
+    seeded_noise,
+    sources_of,
     step_seed,
     takes_noise,
 )
@@ -36,25 +42,36 @@ class PretrainingArguments:
     """How to pretrain; the defaults are the paper's recipe."""
 
     output_dir: str = field(metadata={"help": "folder of the model, its checkpoints and figures"})
-    num_train_epochs: float = field(default=800, metadata={"help": "passes over the larger family"})
+    num_train_epochs: float = field(default=800, metadata={"help": "passes over the largest source"})
     max_steps: int | None = field(
         default=None,
         metadata={"help": "steps of the run whatever the epochs; of streams an epoch is max_steps / num_train_epochs"},
     )
     warmup_epochs: float = field(default=40, metadata={"help": "linear warm-up, then cosine to 0"})
-    batch_size: int = field(default=256, metadata={"help": "samples of each family in a step, over all processes"})
+    batch_size: int = field(default=256, metadata={"help": "samples of each source in a step, over all processes"})
     base_learning_rate: float = field(default=1e-3, metadata={"help": "for 256 samples; scaled with batch_size"})
     weight_decay: float = field(default=0.05, metadata={"help": "of matrices; vectors are not decayed"})
     adam_beta1: float = 0.9
     adam_beta2: float = 0.95
     max_grad_norm: float | None = field(default=None, metadata={"help": "clip the norm of the summed gradients"})
     carrier_shift: float = field(default=0.0, metadata={"help": "random carrier shift, share of the sampling rate"})
+    iq_views: list[str] = field(
+        default_factory=lambda: ["iq"],
+        metadata={"help": "what is made of IQ: iq, spectrogram or both, which are then one joint input"},
+    )
+    augmentations: str | None = field(
+        default=None,
+        metadata={
+            "help": "JSON, source -> fields of `Augmentations`; with `contrastive_weight` in the model's configuration "
+            "two views drawn by them are compared"
+        },
+    )
     shuffle_buffer: int = field(default=1000, metadata={"help": "rows among which streams are shuffled"})
     mixed_precision: str | None = field(
         default=None, metadata={"choices": ["no", "bf16", "fp16"], "help": "default: as `accelerate launch` says"}
     )
     torch_compile: bool = False
-    num_workers: int = field(default=0, metadata={"help": "processes that prepare batches of each family"})
+    num_workers: int = field(default=0, metadata={"help": "processes that prepare batches of each source"})
     logging_steps: int = 10
     eval_epochs: float = field(default=1, metadata={"help": "epochs between validations and figures"})
     save_epochs: float = field(default=20, metadata={"help": "epochs between checkpoints"})
@@ -74,6 +91,9 @@ class PretrainingArguments:
         for name in positive:
             if getattr(self, name) is not None and getattr(self, name) <= 0:
                 raise ValueError(f"`{name}`: expected more than 0, found {getattr(self, name)}")
+        if not self.iq_views or not set(self.iq_views) <= {"iq", "spectrogram"}:
+            raise ValueError(f"`iq_views`: expected iq, spectrogram or both, found {self.iq_views}")
+        read_augmentations(self.augmentations)
         self.report_to = [name for name in self.report_to if name != "none"]
         check_trackers(self.report_to)
 
@@ -81,9 +101,9 @@ class PretrainingArguments:
 class Progress:
     """What a checkpoint holds beside model, optimiser and schedule."""
 
-    def __init__(self, families: list[str], device: torch.device):
+    def __init__(self, sources: list[str], device: torch.device):
         self.step, self.log = 0, []
-        self.sums = torch.zeros(len(families), device=device)  # of losses since they were last logged
+        self.sums = torch.zeros(len(sources), device=device)  # of losses since they were last logged
 
     def state_dict(self):
         return {"step": self.step, "log": json.dumps(self.log), "sums": self.sums.tolist()}
@@ -140,8 +160,8 @@ def split_decay(model: torch.nn.Module, weight_decay: float) -> list[dict]:
 
 
 @torch.no_grad()
-def validation_losses(accelerator: Accelerator, model, rows: dict, collator, batch_size: int) -> dict[str, float]:
-    """Loss of every family over its validation rows, under random draws that are always the same.
+def validation_losses(accelerator: Accelerator, model, rows: dict, collators, batch_size: int) -> dict[str, float]:
+    """Loss of every source over its validation rows, under random draws that are always the same.
 
     Processes share the rows of each batch, and all of them take part in each: a sharded model needs all.
     """
@@ -149,23 +169,21 @@ def validation_losses(accelerator: Accelerator, model, rows: dict, collator, bat
     was_training = model.training
     model.eval()
     losses = {}
-    for family, dataset in rows.items():
+    for source, dataset in rows.items():
         totals = torch.zeros(2, device=device)
         for number, columns in enumerate(dataset.iter(batch_size)):
             size = len(next(iter(columns.values())))
             own = slice(rank, None, world_size) if rank < size else slice(1)
             count = len(range(size)[own]) if rank < size else 0
-            batch = collator({name: values[own] for name, values in columns.items()})
-            if takes_noise(model, family):
-                generator = torch.Generator().manual_seed(number * batch_size)
-                noise = torch.rand(size, count_tokens(model.config, batch), generator=generator)
-                batch[f"{family}_noise"] = noise[own]
+            batch = collators[source]({name: values[own] for name, values in columns.items()})
+            if takes_noise(model):
+                add_noise(batch, model.config, seeded_noise(size, number * batch_size, own))
             batch = {name: value.to(device) for name, value in batch.items()}
             with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), accelerator.autocast():
                 torch.manual_seed(step_seed(number, rank))
                 totals += torch.stack([model(**batch).loss.float() * count, totals.new_tensor(count)])
         total, count = accelerator.reduce(totals, "sum").tolist()
-        losses[f"validation_{family}_loss"] = total / count
+        losses[f"validation_{source}_loss"] = total / count
     model.train(was_training)
     return losses
 
@@ -177,47 +195,57 @@ def pretrain(
     validation_rows: dict[str, RowDataset | RowStream],
     arguments: PretrainingArguments,
     provenance: dict | None = None,
+    csi_processor: MMWFMProcessor | None = None,
 ) -> list[dict]:
     """Pretrain, save and draw; resumes from the newest checkpoint and does nothing if the run has ended.
 
     Any number of processes gives the same mini-batches and masks (streams: the same number), and to rounding the same
-    weights; a loss that compares the samples of a batch with each other (InfoNCE) sees those of its process.
+    weights; augmentations are drawn by each process for its rows, and a loss that compares the samples of a batch with each
+    other (InfoNCE) sees those of its process.
 
     Args:
         model: its `forward(**batch)` gives `.loss`.
-        train_rows, validation_rows: by family ("iq", "image"), in NumPy format.
+        train_rows, validation_rows: by source ("image", "csi", "iq", "narrowband"), in NumPy format.
         provenance: what identifies the run beside `arguments` (data, initial weights); a run under other arguments is
             not resumed.
+        csi_processor: of the source "csi", whose views differ from those of spectrograms; `processor` if not given.
 
     Returns:
         the log, a row for each time something was measured.
 
     Raises:
-        ValueError: `output_dir` holds a run of other arguments, the model lacks a family, or a loss is not finite.
+        ValueError: `output_dir` holds a run of other arguments, the model lacks the family of a source, or a loss is not finite.
     """
     output_dir = Path(arguments.output_dir)
     if (log := finished_log(arguments, provenance)) is not None:
         return log
-    families = families_of(model, train_rows)
+    sources = sources_of(model, train_rows)
     steps_per_epoch, num_steps = count_steps(train_rows, arguments)
     # Each family leaves the other's projections and head without gradient.
-    accelerator = make_accelerator(arguments, len(getattr(model.config, "modalities", families)) > 1)
+    accelerator = make_accelerator(arguments, len(getattr(model.config, "modalities", sources)) > 1)
     begin_run(accelerator, arguments, provenance)
 
     set_seed(arguments.seed)
-    collator = MMWFMDataCollator(processor, arguments.carrier_shift)
-    batches = {}
-    for number, family in enumerate(families):
-        streamed = isinstance(train_rows[family], RowStream)
-        batches[family] = (StreamBatches if streamed else StepBatches)(
-            train_rows[family],
-            collator,
+    augmentations = read_augmentations(arguments.augmentations)
+    collators, batches = {}, {}
+    for number, source in enumerate(sources):
+        collators[source] = MMWFMDataCollator(
+            csi_processor or processor if source == "csi" else processor,
+            arguments.carrier_shift,
+            views=arguments.iq_views,
+            augmentations=augmentations.get(source),
+            second_view=source in augmentations and bool(getattr(model.config, "contrastive_weight", 0)),
+        )
+        streamed = isinstance(train_rows[source], RowStream)
+        batches[source] = (StreamBatches if streamed else StepBatches)(
+            train_rows[source],
+            collators[source],
             arguments.batch_size,
             num_steps,
             key=(arguments.seed, number),
             rank=accelerator.process_index,
             world_size=accelerator.num_processes,
-            noise_config=model.config if takes_noise(model, family) else None,
+            noise_config=model.config if takes_noise(model) else None,
             **({"buffer_size": arguments.shuffle_buffer} if streamed else {}),
         )
     blank = type(model), model.config
@@ -229,15 +257,14 @@ def pretrain(
     scheduler = get_cosine_schedule_with_warmup(optimizer, int(arguments.warmup_epochs * steps_per_epoch), num_steps)
     model, optimizer, scheduler = accelerator.prepare(model, optimizer, scheduler)
     step_model = torch.compile(model) if arguments.torch_compile else model
-    progress = Progress(families, accelerator.device)
+    progress = Progress(sources, accelerator.device)
     accelerator.register_for_checkpointing(progress)
     if (checkpoint := latest_checkpoint(output_dir)) is not None:
         accelerator.load_state(str(checkpoint))
     start_trackers(accelerator, output_dir, progress.step)
     pin_memory = accelerator.device.type == "cuda"
     loaders = {
-        family: loader_of(source, progress.step, arguments.num_workers, pin_memory)
-        for family, source in batches.items()
+        source: loader_of(own, progress.step, arguments.num_workers, pin_memory) for source, own in batches.items()
     }
     check = FiniteCheck(accelerator, arguments.seed)
     every = {name: max(1, int(getattr(arguments, f"{name}_epochs") * steps_per_epoch)) for name in ("eval", "save")}
@@ -254,18 +281,18 @@ def pretrain(
         # What a model draws by itself; masks are drawn with the batches.
         torch.manual_seed(step_seed(arguments.seed, step, accelerator.process_index))
         losses, tokens = {}, 0
-        for family in families:
-            batch = next(loaders[family])
+        for source in sources:
+            batch = next(loaders[source])
             batch = {name: value.to(accelerator.device, non_blocking=True) for name, value in batch.items()}
-            if f"{family}_noise" in batch:
-                tokens += batches[family].batch_size * batch[f"{family}_noise"].shape[1]
-            # Gradients of the families are summed; processes exchange them once, with the last family. Not so where
+            if takes_noise(model):
+                tokens += batches[source].batch_size * sum(count_tokens(blank[1], batch).values())
+            # Gradients of the sources are summed; processes exchange them once, with the last source. Not so where
             # the model is sharded: FSDP2 cannot wait for parts that have not been used yet.
-            waits = family != families[-1] and accelerator.distributed_type != DistributedType.FSDP
+            waits = source != sources[-1] and accelerator.distributed_type != DistributedType.FSDP
             with accelerator.no_sync(model) if waits else contextlib.nullcontext(), accelerator.autocast():
-                loss = step_model(**batch).loss * batches[family].weight
+                loss = step_model(**batch).loss * batches[source].weight
                 accelerator.backward(loss)
-            losses[family] = loss.detach().float()
+            losses[source] = loss.detach().float()
         gradient_norm = accelerator.clip_grad_norm_(model.parameters(), arguments.max_grad_norm or math.inf)
         if hasattr(gradient_norm, "full_tensor"):  # of a sharded model
             gradient_norm = gradient_norm.full_tensor()
@@ -284,14 +311,14 @@ def pretrain(
         if logs:
             means = accelerator.reduce(progress.sums / (step % arguments.logging_steps + 1), "mean").tolist()
             progress.sums.zero_()
-            row |= {f"{family}_loss": mean for family, mean in zip(families, means)}
+            row |= {f"{source}_loss": mean for source, mean in zip(sources, means)}
             row |= {"gradient_norm": float(gradient_norm), "learning_rate": learning_rate}
-            row |= speed.look(number, sum(source.batch_size for source in batches.values()), tokens)
+            row |= speed.look(number, sum(own.batch_size for own in batches.values()), tokens)
             bar.set_postfix({name: f"{value:.4g}" for name, value in row.items() if name.endswith(("loss", "_s"))})
         if evaluates:
             bare = accelerator.unwrap_model(model)
-            row |= validation_losses(accelerator, bare, validation_rows, collator, arguments.batch_size)
-            draw_reconstructions(accelerator, bare, validation_rows or train_rows, collator, output_dir, number)
+            row |= validation_losses(accelerator, bare, validation_rows, collators, arguments.batch_size)
+            draw_reconstructions(accelerator, bare, validation_rows or train_rows, collators, output_dir, number)
         if len(row) > 2:
             progress.log.append(row)
             accelerator.log({name: value for name, value in row.items() if name != "step"}, step=number)

@@ -1,5 +1,6 @@
 """Command lines of the form `script.py [RECIPE.yaml] [--key value ...]`."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -39,5 +40,5 @@ def parse_recipe(parser: HfArgumentParser, arguments: list[str] | None = None) -
     for key, value in recipe.items():
         if value is not None:
             values = value if isinstance(value, list) else [value]
-            from_recipe += [f"--{key}", *(str(item) for item in values)]
+            from_recipe += [f"--{key}", *(json.dumps(v) if isinstance(v, dict) else str(v) for v in values)]
     return parser.parse_args_into_dataclasses(from_recipe + arguments)

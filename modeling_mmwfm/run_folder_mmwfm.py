@@ -10,6 +10,7 @@ from accelerate import Accelerator
 
 from .cards_mmwfm import write_pretraining_card
 from .files_mmwfm import write_json
+from .step_batches_mmwfm import INPUTS
 
 RUN_FILE, LOG_FILE = "run.json", "training_log.json"
 # A run stays the same when these change.
@@ -100,9 +101,9 @@ def finish_run(accelerator: Accelerator, model, blank: tuple, processor, log: li
         for path in unfinished.iterdir():
             path.replace(output_dir / path.name)
         run = json.loads((output_dir / RUN_FILE).read_text())
-        families = [name.removesuffix("_loss") for name in log[-1] if name in ("iq_loss", "image_loss")]
+        sources = [source for source in INPUTS if f"{source}_loss" in log[-1]]
         write_pretraining_card(
-            output_dir, log, {family: run.get(f"{family}_dataset") or "not named" for family in families}
+            output_dir, log, {source: run.get(f"{source}_dataset") or "not named" for source in sources}
         )
         write_json(output_dir / LOG_FILE, log)
         tidy(output_dir)

@@ -7,6 +7,7 @@ import inspect
 import itertools
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,11 @@ from datasets.distributed import split_dataset_by_node
 from safetensors.torch import save_file
 from torch.utils.data import Dataset, IterableDataset
 
-INPUTS = {"image": "pixel_values", "iq": "iq_values"}  # family -> argument of `forward`
+from .augmentation_mmwfm import Augmentations
+
+# What a model can be pretrained on -> argument of `forward`, in the order of training. Each has its own data set and
+# shares the parts of its input family, IQ or image, with the others of that family.
+INPUTS = {"image": "pixel_values", "csi": "pixel_values", "iq": "iq_values", "narrowband": "iq_values"}
 
 
 def step_seed(*key: int) -> int:
@@ -26,42 +31,88 @@ def step_seed(*key: int) -> int:
     return int(np.random.SeedSequence(key).generate_state(1)[0])
 
 
-def families_of(model: torch.nn.Module, rows: dict) -> list[str]:
-    """Families of `rows` in the order of training.
+def family_of(source: str) -> str:
+    return "iq" if INPUTS[source] == "iq_values" else "image"
+
+
+def sources_of(model: torch.nn.Module, rows: dict) -> list[str]:
+    """Names of `rows` in the order of training.
 
     Raises:
-        ValueError: there are none, or some that the model does not have.
+        ValueError: there are none, or some that the model does not take.
     """
     arguments = inspect.signature(model.forward).parameters
-    modalities = getattr(model.config, "modalities", INPUTS)
-    known = [family for family, name in INPUTS.items() if name in arguments and family in modalities]
+    modalities = getattr(model.config, "modalities", ("iq", "image"))
+    known = [source for source, name in INPUTS.items() if name in arguments and family_of(source) in modalities]
     if not rows or not set(rows) <= set(known):
         raise ValueError(
             f"expected rows of {' or '.join(known)}, which this model has, found {sorted(rows) or 'none'}"
         )
-    return [family for family in known if family in rows]
+    return [source for source in known if source in rows]
 
 
-def takes_noise(model: torch.nn.Module, family: str) -> bool:
+def takes_noise(model: torch.nn.Module) -> bool:
     """Whether the model's masks can be given; other models draw from torch's generator."""
-    return f"{family}_noise" in inspect.signature(model.forward).parameters
+    return any(name.endswith("_noise") for name in inspect.signature(model.forward).parameters)
 
 
-def count_tokens(config, batch: dict[str, torch.Tensor]) -> int:
-    """Tokens of each sample of a batch of one family."""
+def count_tokens(config, batch: dict[str, torch.Tensor]) -> dict[str, int]:
+    """Tokens of each sample of a batch, by family."""
+    tokens = {}
     if "iq_values" in batch:
         antennas, _, samples = batch["iq_values"].shape[1:]
-        return antennas * math.ceil(samples / config.segment_length)
-    height, width = batch["pixel_values"].shape[-2:]
-    return (height // config.patch_size) * (width // config.patch_size)
+        tokens["iq"] = antennas * math.ceil(samples / config.segment_length)
+    if "pixel_values" in batch:
+        height, width = batch["pixel_values"].shape[-2:]
+        tokens["image"] = (height // config.patch_size) * (width // config.patch_size)
+    return tokens
 
 
-class FamilyBatches:
-    """Mini-batches of one family.
+def add_noise(batch: dict[str, torch.Tensor], config, draw: Callable[[tuple[int, int]], torch.Tensor]):
+    """Give a batch the noise that its masks are made of, of both families also that which hides a view whole.
+
+    Args:
+        draw: of how many values of each sample -> this process's samples of them, (B, values) in [0, 1).
+    """
+    tokens = count_tokens(config, batch)
+    for family, count in tokens.items():
+        batch[f"{family}_noise"] = draw(count)
+    if len(tokens) == 2:
+        batch["view_noise"] = draw(2)
+
+
+def seeded_noise(size: int, seed: int, own: slice = slice(None)) -> Callable[[int], torch.Tensor]:
+    """`draw` of `add_noise` for a batch of `size` samples that always has the same noise."""
+    generator = torch.Generator().manual_seed(seed)
+    return lambda values: torch.rand(size, values, generator=generator)[own]
+
+
+def read_augmentations(text: str | None) -> dict[str, Augmentations]:
+    """JSON -> augmentations by source.
+
+    Raises:
+        ValueError: it is not that, or has other sources or fields, or numbers out of their range.
+    """
+    try:
+        found = json.loads(text or "{}")
+    except json.JSONDecodeError as error:
+        raise ValueError(f"`augmentations`: expected JSON, found {text!r}: {error}") from error
+    known = Augmentations.__dataclass_fields__
+    for source, settings in found.items() if isinstance(found, dict) else [("", found)]:
+        if source not in INPUTS or not isinstance(settings, dict) or not settings.keys() <= known.keys():
+            raise ValueError(
+                f"`augmentations`: expected for some of {', '.join(INPUTS)} fields of {', '.join(known)}, found {text}"
+            )
+    return {source: Augmentations(**settings) for source, settings in found.items()}
+
+
+class SourceBatches:
+    """Mini-batches of one source.
 
     Args:
         rows: of the training split, in NumPy format.
-        collator: `(columns, draws) -> batch`, with a number in [-1, 1) of each row for its augmentation.
+        collator: `(columns, draws, generator) -> batch`, with a number in [-1, 1) of each row for its carrier shift and
+            a generator of this process's augmentations.
         batch_size: rows of a step over all processes.
         num_steps: of the run.
         key: of all random draws.
@@ -78,7 +129,7 @@ class FamilyBatches:
             raise ValueError(
                 f"expected a row of each step for each of {world_size} processes, found {batch_size} rows"
             )
-        self.own = slice(rank, None, world_size)
+        self.own, self.rank = slice(rank, None, world_size), rank
         self.own_size = len(range(batch_size)[self.own])
         # Processes' gradients are averaged: a process with more rows counts for more.
         self.weight = self.own_size * world_size / batch_size
@@ -86,17 +137,19 @@ class FamilyBatches:
     def collate(self, step: int, columns: dict) -> dict[str, torch.Tensor]:
         """This process's rows of a step -> its part of the batch."""
         shifts, noise = (np.random.default_rng([*self.key, step, number]) for number in (1, 2))
-        batch = self.collator(columns, shifts.uniform(-1, 1, self.batch_size)[self.own])
+        augmentations = np.random.default_rng([*self.key, step, 3, self.rank])
+        batch = self.collator(columns, shifts.uniform(-1, 1, self.batch_size)[self.own], augmentations)
         if self.noise_config is not None:
-            tokens = count_tokens(self.noise_config, batch)
-            noise = noise.random((self.batch_size, tokens), dtype=np.float32)[self.own]
-            family = "iq" if "iq_values" in batch else "image"
-            batch[f"{family}_noise"] = torch.from_numpy(noise.copy())
+
+            def draw(count):
+                return torch.from_numpy(noise.random((self.batch_size, count), dtype=np.float32)[self.own].copy())
+
+            add_noise(batch, self.noise_config, draw)
         return batch
 
 
-class StepBatches(FamilyBatches, Dataset):
-    """From a data set on disk. Each pass over it has its own order; the family with fewer rows restarts."""
+class StepBatches(SourceBatches, Dataset):
+    """From a data set on disk. Each pass over it has its own order; the source with fewer rows restarts."""
 
     def __init__(self, rows, collator, batch_size, *args, **kwargs):
         super().__init__(rows, collator, min(batch_size, len(rows)), *args, **kwargs)
@@ -114,7 +167,7 @@ class StepBatches(FamilyBatches, Dataset):
         return self.collate(step, self.rows[index[self.own]])
 
 
-class StreamBatches(FamilyBatches, IterableDataset):
+class StreamBatches(SourceBatches, IterableDataset):
     """From a data set that is read as it comes, from step `first` on.
 
     Every process reads its shards (its rows, if the shards cannot be shared equally) and shuffles them in a buffer.
@@ -169,7 +222,7 @@ class FiniteCheck:
         finite = torch.stack([value.detach().float().reshape(()) for value in values]).isfinite().all()
         self.first_bad = torch.where(finite | (self.first_bad >= 0), self.first_bad, step)
 
-    def look(self, batches: dict[str, FamilyBatches], output_dir: Path):
+    def look(self, batches: dict[str, SourceBatches], output_dir: Path):
         """
         Raises:
             ValueError: a step was not finite; its batch and seeds are saved.
@@ -179,11 +232,11 @@ class FiniteCheck:
             return
         step = int(bad[bad >= 0].min())
         path = output_dir / f"nonfinite_step_{step + 1}.safetensors"
-        parts = gather_object([{family: source[step] for family, source in batches.items()}])
+        parts = gather_object([{name: source[step] for name, source in batches.items()}])
         if self.accelerator.is_main_process:
             tensors = {
-                f"{family}.{name}": torch.cat([part[family][name] for part in parts]).contiguous()
-                for family, batch in parts[0].items()
+                f"{source}.{name}": torch.cat([part[source][name] for part in parts]).contiguous()
+                for source, batch in parts[0].items()
                 for name in batch
             }
             seeds = [step_seed(self.seed, step, rank) for rank in range(len(parts))]

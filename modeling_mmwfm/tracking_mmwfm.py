@@ -40,16 +40,18 @@ def start_trackers(accelerator: Accelerator, output_dir: Path, step: int):
     accelerator.init_trackers("pretraining", config=run, init_kwargs=resumed)
 
 
-def draw_reconstructions(accelerator: Accelerator, model, rows: dict, collator, output_dir: Path, step: int):
-    """Three samples of each family, if the model reconstructs: to `output_dir` and the trackers."""
-    for family, dataset in rows.items():
-        if takes_noise(model, family):
-            with accelerator.autocast():
-                parts = reconstruct(model, collator(next(dataset.iter(3))))  # a sharded model needs all processes
-            if accelerator.is_main_process:
-                path = plot_reconstruction(family, parts[family], output_dir / f"reconstruction_{family}.png")
-                for tracker in accelerator.trackers:
-                    show_image(tracker, path, step)
+def draw_reconstructions(accelerator: Accelerator, model, rows: dict, collators, output_dir: Path, step: int):
+    """Three samples of each source, if the model reconstructs: to `output_dir` and the trackers."""
+    if not takes_noise(model):
+        return
+    for source, dataset in rows.items():
+        with accelerator.autocast():  # a sharded model needs all processes
+            pictures = reconstruct(model, collators[source](next(dataset.iter(3))))
+        for name, parts in pictures.items() if accelerator.is_main_process else ():
+            what = f"{source}_{name}" if len(pictures) > 1 else source
+            path = plot_reconstruction(name, parts, output_dir / f"reconstruction_{what}.png")
+            for tracker in accelerator.trackers:
+                show_image(tracker, path, step)
 
 
 def show_image(tracker, path: Path, step: int):

@@ -20,8 +20,8 @@ from modeling_mmwfm.benchmark_mmwfm import (
     named,
     plan_cells,
     read_budgets,
-    resize_images,
     summarize,
+    view_images,
 )
 from modeling_mmwfm.benchmark_report_mmwfm import control_table, make_table, paper_tables
 from tests.measured_sets import clean_recording
@@ -116,7 +116,7 @@ def test_images_resized_once_give_the_model_the_same_input():
     processor.image_processor.size = {"height": 48, "width": 16}
     processor.image_processor.normalization = "dataset"
     processor.fit(rows)
-    resized = resize_images(rows, processor)
+    resized = view_images(rows, processor)
     assert resized.features["image"].shape == (1, 48, 16)
     before, after = (processor(images=part["image"][:])["pixel_values"] for part in (rows, resized))
     torch.testing.assert_close(before, after, rtol=1e-5, atol=1e-5)

@@ -131,7 +131,7 @@ def numbers(count):
     return Dataset.from_dict({"number": list(range(count))}).with_format("numpy")
 
 
-def take_numbers(columns, draws):
+def take_numbers(columns, draws, generator):
     return columns["number"]
 
 
@@ -407,7 +407,9 @@ def test_any_model_with_a_loss_trains_and_resumes_exactly(tmp_path):
     run(tmp_path / "stopped")
     assert log_of(tmp_path / "stopped") == log_of(tmp_path / "whole")
     assert_bit_equal(tmp_path / "whole", tmp_path / "stopped")
-    with pytest.raises(ValueError, match=r"expected rows of iq, which this model has, found \['image'\]"):
+    with pytest.raises(
+        ValueError, match=r"expected rows of iq or narrowband, which this model has, found \['image'\]"
+    ):
         run(tmp_path / "other", {"image": image_rows(8, "train", 0)})
 
 
@@ -418,7 +420,7 @@ def test_a_model_of_images_alone_trains_on_images_alone(tmp_path):
     log = pretraining.pretrain(model, tiny_processor(), rows, {}, arguments)
     assert "image_loss" in log[-1] and (tmp_path / "run" / "reconstruction_image.png").is_file()
     arguments.output_dir = str(tmp_path / "other")
-    with pytest.raises(ValueError, match=r"rows of image, which.*found \['iq'\]"):
+    with pytest.raises(ValueError, match=r"rows of image or csi, which.*found \['iq'\]"):
         pretraining.pretrain(model, tiny_processor(), {"iq": tone_rows(8, "train", 0)}, {}, arguments)
 
 

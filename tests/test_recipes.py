@@ -9,6 +9,7 @@ import yaml
 from transformers import HfArgumentParser
 
 from modeling_mmwfm.finetuning_mmwfm import FinetuningArguments
+from modeling_mmwfm.inputs_mmwfm import InputArguments
 from modeling_mmwfm.pretraining_mmwfm import PretrainingArguments
 from modeling_mmwfm.recipes_mmwfm import parse_recipe
 
@@ -36,9 +37,9 @@ def test_every_pretraining_recipe_is_understood(recipe):
 
 @pytest.mark.parametrize("recipe", sorted((ROOT / "configuration" / "tasks").glob("*.yaml")), ids=lambda p: p.stem)
 def test_every_task_recipe_is_understood(recipe):
-    parser = HfArgumentParser((script("finetune").TaskArguments, FinetuningArguments))
+    parser = HfArgumentParser((script("finetune").TaskArguments, InputArguments, FinetuningArguments))
     line = [str(recipe), "--output_dir", "x", "--model", "m", "--dataset", "d", "--regime", "ft2"]
-    _, arguments = parse_recipe(parser, line)
+    _, _, arguments = parse_recipe(parser, line)
     assert arguments.regime == "ft2"
     assert arguments.label_smoothing == yaml.safe_load(recipe.read_text())["label_smoothing"]
 

@@ -3,7 +3,7 @@
     python training_scripts/finetune.py configuration/tasks/rfp.yaml --model runs/small --dataset data/rfp \
         --regime lora --output_dir runs/rfp-lora
 
-Keys of the recipe are the fields below and those of `FinetuningArguments`. The same command again resumes.
+Keys of the recipe are the fields below and those of `InputArguments` and `FinetuningArguments`. The same command again resumes.
 """
 
 from dataclasses import dataclass, field
@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from modeling_mmwfm import MMWFMProcessor
 from modeling_mmwfm.data_collator_mmwfm import load_splits
 from modeling_mmwfm.finetuning_mmwfm import FinetuningArguments, finetune
+from modeling_mmwfm.inputs_mmwfm import InputArguments, adapt_processor, given
 from modeling_mmwfm.recipes_mmwfm import run_script
 
 
@@ -18,27 +19,17 @@ from modeling_mmwfm.recipes_mmwfm import run_script
 class TaskArguments:
     model: str = field(metadata={"help": "pretrained checkpoint: folder or Hub name"})
     dataset: str = field(metadata={"help": "folder or Hub name of the labelled set"})
-    normalization: str | None = field(
-        default=None,
-        metadata={
-            "choices": ["dataset", "sample", "none"],
-            "help": "default: as the checkpoint's processor; 'dataset' is measured anew on the training split",
-        },
-    )
 
 
-def main(task: TaskArguments, arguments: FinetuningArguments) -> dict:
+def main(task: TaskArguments, inputs: InputArguments, arguments: FinetuningArguments) -> dict:
     # data
     splits = load_splits(task.dataset)
 
     # processor
-    processor = MMWFMProcessor.from_pretrained(task.model)
-    normalization = task.normalization or processor.feature_extractor.normalization
-    processor.feature_extractor.normalization = processor.image_processor.normalization = normalization
-    processor.fit(splits["train"])
+    processor = adapt_processor(MMWFMProcessor.from_pretrained(task.model), inputs, splits["train"])
 
     # train, save, evaluate
-    results = finetune(task.model, processor, splits, arguments, provenance=vars(task))
+    results = finetune(task.model, processor, splits, arguments, provenance={**vars(task), **given(inputs)})
     for split in ("validation", "test"):
         if split in results:
             numbers = {key: round(value, 4) for key, value in results[split].items() if isinstance(value, float)}
@@ -47,4 +38,4 @@ def main(task: TaskArguments, arguments: FinetuningArguments) -> dict:
 
 
 if __name__ == "__main__":
-    run_script(main, TaskArguments, FinetuningArguments)
+    run_script(main, TaskArguments, InputArguments, FinetuningArguments)

@@ -6,6 +6,7 @@ Keys of the recipe are the fields below and those of `PretrainingArguments`; eac
 The same command again resumes.
 """
 
+import json
 import os
 import shutil
 import sys
@@ -18,58 +19,86 @@ from transformers import AutoConfig, AutoModelForPreTraining
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # `processing` is not an installed package
 
-from modeling_mmwfm import MMWFMFeatureExtractor, MMWFMImageProcessor, MMWFMProcessor
 from modeling_mmwfm.data_collator_mmwfm import load_splits
+from modeling_mmwfm.inputs_mmwfm import pretraining_processors
 from modeling_mmwfm.pretraining_mmwfm import PretrainingArguments, finished_log, pretrain, use_cpu
 from modeling_mmwfm.recipes_mmwfm import run_script
 from processing.simulate import simulate
 
 ROOT = Path(__file__).resolve().parents[1]
-TASKS = {"iq": "pretrain-iq", "image": "pretrain-spectrogram"}
+TASKS = {
+    "image": "pretrain-spectrogram",
+    "csi": "pretrain-csi",
+    "iq": "pretrain-iq",
+    "narrowband": "pretrain-narrowband",
+}
 
 
 @dataclass
 class DataArguments:
     model: str = field(metadata={"help": "preset folder (new weights) or checkpoint to continue from"})
+    model_options: str | None = field(
+        default=None, metadata={"help": "JSON, fields of a preset's configuration that this run changes"}
+    )
     iq_dataset: str | None = field(default=None, metadata={"help": "folder or Hub name of a set with `iq`"})
     image_dataset: str | None = field(default=None, metadata={"help": "folder or Hub name of a set with `image`"})
+    csi_dataset: str | None = field(default=None, metadata={"help": "folder or Hub name of a set with CSI `image`s"})
+    narrowband_dataset: str | None = field(default=None, metadata={"help": "a second set with `iq`, of other sizes"})
     simulated_iq_samples: int = field(
         default=0, metadata={"help": "simulate `pretrain-iq` instead, for this run alone"}
     )
     simulated_image_samples: int = field(default=0, metadata={"help": "the same of `pretrain-spectrogram`"})
+    simulated_csi_samples: int = field(default=0, metadata={"help": "the same of `pretrain-csi`"})
+    simulated_narrowband_samples: int = field(default=0, metadata={"help": "the same of `pretrain-narrowband`"})
     streaming: bool = field(default=False, metadata={"help": "read rows as they come; needs `max_steps`"})
     statistics_samples: int = field(default=10_000, metadata={"help": "first rows of a stream that are measured"})
     keep_in_memory: bool = field(default=False, metadata={"help": "rows, instead of in a memory-mapped file"})
     normalization: str = field(default="dataset", metadata={"choices": ["dataset", "sample", "none"]})
     image_height: int = 224
     image_width: int = 224
+    center_carrier: bool = field(default=False, metadata={"help": "move the carrier of IQ to 0 Hz"})
+    spectrogram_fft: int = field(default=1024, metadata={"help": "samples of a spectrogram's frame, see `iq_views`"})
+    spectrogram_hop: int = field(default=512, metadata={"help": "samples between frames"})
+    center_peak: bool = field(default=False, metadata={"help": "spectrogram rows count from the strongest one"})
+    csi_doppler_groups: int = field(default=14, metadata={"help": "CSI is seen as Doppler of so many groups"})
+    csi_width: int = field(default=224, metadata={"help": "frames of the Doppler view"})
+    attn_implementation: str | None = field(
+        default=None, metadata={"help": "sdpa, eager, ...; on a CPU eager is faster for up to a few hundred tokens"}
+    )
 
     def __post_init__(self):
-        for family in TASKS:
-            if getattr(self, f"simulated_{family}_samples") and getattr(self, f"{family}_dataset"):
-                raise ValueError(f"expected `{family}_dataset` or `simulated_{family}_samples`, found both")
+        try:
+            options = json.loads(self.model_options or "{}")
+        except json.JSONDecodeError as error:
+            raise ValueError(f"`model_options`: expected JSON, found {self.model_options!r}: {error}") from error
+        if not isinstance(options, dict):
+            raise ValueError(f"`model_options`: expected fields of a configuration, found {self.model_options}")
+        for source in TASKS:
+            if getattr(self, f"simulated_{source}_samples") and getattr(self, f"{source}_dataset"):
+                raise ValueError(f"expected `{source}_dataset` or `simulated_{source}_samples`, found both")
 
 
 def open_splits(data: DataArguments, folder: Path, seed: int) -> dict[str, dict]:
-    """Splits by family; what is simulated goes to `folder`."""
+    """Splits by source; what is simulated goes to `folder`."""
     splits = {}
-    for family, task in TASKS.items():
-        name, cache_dir = getattr(data, f"{family}_dataset"), None
-        if samples := getattr(data, f"simulated_{family}_samples"):
+    for source, task in TASKS.items():
+        name, cache_dir = getattr(data, f"{source}_dataset"), None
+        if samples := getattr(data, f"simulated_{source}_samples"):
             name = str(simulate(task, folder / task, samples, seed, num_proc=os.cpu_count()))
             cache_dir = str(folder / "cache")
         if name is not None:
-            splits[family] = load_splits(name, data.streaming, data.keep_in_memory, cache_dir)
+            splits[source] = load_splits(name, data.streaming, data.keep_in_memory, cache_dir)
     if not splits:
-        raise ValueError("expected `iq_dataset`, `image_dataset`, simulated samples or several, found none")
+        known = ", ".join(f"`{source}_dataset`" for source in TASKS)
+        raise ValueError(f"expected {known}, simulated samples or several, found none")
     return splits
 
 
 def main(data: DataArguments, arguments: PretrainingArguments):
     provenance, simulated = dict(vars(data)), Path(arguments.output_dir) / "data"
-    for family, task in TASKS.items():
-        if samples := provenance[f"simulated_{family}_samples"]:
-            provenance[f"{family}_dataset"] = f"{task}, {samples:,} samples simulated with seed {arguments.seed}"
+    for source, task in TASKS.items():
+        if samples := provenance[f"simulated_{source}_samples"]:
+            provenance[f"{source}_dataset"] = f"{task}, {samples:,} samples simulated with seed {arguments.seed}"
     processes = PartialState(cpu=use_cpu())
     if finished_log(arguments, provenance) is None:
         run(data, arguments, provenance, simulated, processes)
@@ -87,30 +116,28 @@ def run(data, arguments, provenance, simulated, processes):
     # data
     with processes.main_process_first():
         splits = open_splits(data, simulated, arguments.seed)
-    train = {family: parts["train"] for family, parts in splits.items()}
-    validation = {family: parts["validation"] for family, parts in splits.items() if "validation" in parts}
+    train = {source: parts["train"] for source, parts in splits.items()}
+    validation = {source: parts["validation"] for source, parts in splits.items() if "validation" in parts}
 
-    # processor
-    processor = MMWFMProcessor(
-        MMWFMFeatureExtractor(normalization=data.normalization),
-        MMWFMImageProcessor(
-            size={"height": data.image_height, "width": data.image_width}, normalization=data.normalization
-        ),
-    )
-    for rows in train.values():
-        processor.fit(rows.take(data.statistics_samples) if data.streaming else rows)
+    # processors
+    processor, csi_processor = pretraining_processors(data)
+    for source, rows in reversed(train.items()):  # of both sets of IQ the statistics are those of `iq`
+        (csi_processor if source == "csi" else processor).fit(
+            rows.take(data.statistics_samples) if data.streaming else rows
+        )
 
     # model
     torch.manual_seed(arguments.seed)
     name = data.model if Path(data.model).exists() or not (ROOT / data.model).exists() else str(ROOT / data.model)
-    config = AutoConfig.from_pretrained(name)
+    config = AutoConfig.from_pretrained(name, **json.loads(data.model_options or "{}"))
+    attention = {"attn_implementation": data.attn_implementation} if data.attn_implementation else {}
     if config.architectures:
-        model = AutoModelForPreTraining.from_pretrained(name, config=config, dtype=torch.float32)
+        model = AutoModelForPreTraining.from_pretrained(name, config=config, dtype=torch.float32, **attention)
     else:
-        model = AutoModelForPreTraining.from_config(config)
+        model = AutoModelForPreTraining.from_config(config, **attention)
 
     # train, save, draw
-    pretrain(model, processor, train, validation, arguments, provenance)
+    pretrain(model, processor, train, validation, arguments, provenance, csi_processor)
 
 
 if __name__ == "__main__":

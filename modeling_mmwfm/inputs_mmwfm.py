@@ -1,0 +1,84 @@
+"""How a recipe says what the processor makes of its data."""
+
+from dataclasses import dataclass, field
+
+from .feature_extraction_mmwfm import MMWFMFeatureExtractor
+from .image_processing_mmwfm import MMWFMImageProcessor
+from .processing_mmwfm import MMWFMProcessor
+
+
+@dataclass
+class InputArguments:
+    """Departures from the checkpoint's processor; what is not given stays as it is there."""
+
+    normalization: str | None = field(
+        default=None,
+        metadata={
+            "choices": ["dataset", "sample", "none"],
+            "help": "of IQ and images; 'dataset' is measured anew on the training split",
+        },
+    )
+    center_carrier: bool | None = field(default=None, metadata={"help": "move the carrier of IQ to 0 Hz"})
+    csi_to_db: bool | None = field(default=None, metadata={"help": "CSI, complex or linear amplitude, to dB"})
+    remove_packet_mean: bool | None = field(default=None, metadata={"help": "take the gain control out of CSI in dB"})
+    remove_time_mean: bool | None = field(default=None, metadata={"help": "take the static channel out of CSI"})
+    doppler_groups: int | None = field(
+        default=None, metadata={"help": "Doppler over time of so many groups of CSI subcarriers, 16 rows each"}
+    )
+    image_height: int | None = field(default=None, metadata={"help": "of resized images; with Doppler it is given"})
+    image_width: int | None = None
+
+
+def given(inputs: InputArguments) -> dict:
+    """The options that were given."""
+    return {name: value for name, value in vars(inputs).items() if value is not None}
+
+
+def adapt_processor(processor: MMWFMProcessor, inputs: InputArguments, rows) -> MMWFMProcessor:
+    """A checkpoint's processor -> that of a data set, fitted to its training rows.
+
+    Raises:
+        ValueError: options that do not go together, or rows that cannot be seen so.
+    """
+    options = given(inputs)
+    if normalization := options.pop("normalization", None):
+        processor.feature_extractor.normalization = processor.image_processor.normalization = normalization
+    if "center_carrier" in options:
+        processor.feature_extractor.center_carrier = options.pop("center_carrier")
+    if options:
+        processor.image_processor = adapt_image_processor(processor.image_processor, options)
+    return processor.fit(rows)
+
+
+def adapt_image_processor(found: MMWFMImageProcessor, options: dict) -> MMWFMImageProcessor:
+    """The same with other options, those of `InputArguments` that concern images."""
+    options = dict(options)
+    groups, size = options.pop("doppler_groups", None), dict(found.size or {"height": 224, "width": 224})
+    doppler = found.doppler if groups is None else {"num_groups": groups, "window": 32, "bins": 16}
+    if doppler is not None:
+        size["height"] = doppler["num_groups"] * doppler["bins"]
+    for side in size:
+        size[side] = options.pop(f"image_{side}", size[side])
+    kept = ("normalization", "csi_to_db", "packet_rate_hz", "remove_packet_mean", "remove_time_mean")
+    settings = {name: getattr(found, name) for name in kept} | options
+    return MMWFMImageProcessor(size=size, doppler=doppler, **settings)
+
+
+def pretraining_processors(data) -> tuple[MMWFMProcessor, MMWFMProcessor]:
+    """The model's own, which is saved with it, and that of CSI as Doppler, which tasks make for their CSI."""
+    size = {"height": data.image_height, "width": data.image_width}
+    views = {
+        "center_carrier": data.center_carrier,
+        "n_fft": data.spectrogram_fft,
+        "hop_length": data.spectrogram_hop,
+        "center_peak": data.center_peak,
+    }
+    processor = MMWFMProcessor(
+        MMWFMFeatureExtractor(normalization=data.normalization, **views),
+        MMWFMImageProcessor(size=size, normalization=data.normalization),
+    )
+    doppler = {"csi_to_db": True, "remove_packet_mean": True, "doppler_groups": data.csi_doppler_groups}
+    csi = adapt_image_processor(
+        MMWFMImageProcessor(normalization="dataset"), {**doppler, "image_width": data.csi_width}
+    )
+    return processor, MMWFMProcessor(MMWFMFeatureExtractor(normalization=data.normalization), csi)
