@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from datasets import Dataset, concatenate_datasets
 from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.model_selection import GroupKFold
 from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -18,6 +19,9 @@ from .targets_mmwfm import draw_rows, target_column
 SPECTRUM_BINS = 64
 NUM_BANDS = 16
 PAPER_HELD_OUT_SHARE = 0.2
+# Inverse strengths of regularisation (1 / alpha of Ridge) that a probe chooses from; of equally good ones the first.
+INVERSE_STRENGTHS = (0.1, 0.01, 1.0, 0.001, 10.0, 0.0001)
+NUM_FOLDS = 5
 
 
 def log_spectrogram(iq: np.ndarray) -> np.ndarray:
@@ -114,9 +118,14 @@ def make_model(name: str, regression: bool, num_rows: int):
 
 
 def fit(name: str, features: np.ndarray, targets: np.ndarray, num_labels: int):
-    """Fit a baseline -> a function from features (rows, F) to `logits` (rows, num_labels), as of a model: log
-    probabilities of classes (votes of the nearest neighbour), or metres."""
-    model = make_model(name, targets.ndim > 1, len(targets)).fit(features, targets)
+    """`fit_model` of a baseline."""
+    return fit_model(make_model(name, targets.ndim > 1, len(targets)), features, targets, num_labels)
+
+
+def fit_model(model, features: np.ndarray, targets: np.ndarray, num_labels: int):
+    """Fit a scikit-learn model -> a function from features (rows, F) to `logits` (rows, num_labels), as of a model:
+    log probabilities of classes (votes of the nearest neighbours), or metres."""
+    model.fit(features, targets)
     if targets.ndim > 1:
         return lambda values: model.predict(values).reshape(-1, num_labels)
 
@@ -127,6 +136,49 @@ def fit(name: str, features: np.ndarray, targets: np.ndarray, num_labels: int):
         return found
 
     return logits
+
+
+def make_linear(regression: bool, inverse_strength: float):
+    if regression:
+        return Ridge(alpha=1 / inverse_strength)
+    return LogisticRegression(C=inverse_strength, class_weight="balanced", max_iter=2000)
+
+
+def choose_strength(
+    features: np.ndarray,
+    targets: np.ndarray,
+    recordings: np.ndarray,
+    num_labels: int,
+    validation: tuple[np.ndarray, np.ndarray] | None = None,
+) -> float:
+    """Of `INVERSE_STRENGTHS` the one with the best balanced accuracy or mean error on the validation split.
+
+    Without a validation split, or with one that lacks a class of the training rows, it is chosen by cross-validation
+    over the training rows: five folds of whole recordings, scored together.
+
+    Args:
+        features, targets, recordings: of the training rows, (N, F), (N,) classes or (N, axes) metres, (N,).
+        validation: features and targets.
+    """
+    regression, quality = targets.ndim > 1, {}
+    num_folds = min(NUM_FOLDS, len(np.unique(recordings)))
+    if validation is not None and not regression and set(targets) - set(validation[1]):
+        validation = None
+    if validation is None and num_folds < 2:
+        return INVERSE_STRENGTHS[0]
+    for inverse_strength in INVERSE_STRENGTHS:
+        model = make_linear(regression, inverse_strength)
+        if validation is not None:
+            logits, truth = fit_model(model, features, targets, num_labels)(validation[0]), validation[1]
+        else:
+            logits, truth = np.zeros((len(targets), num_labels)), targets
+            for kept, held_out in GroupKFold(num_folds).split(features, groups=recordings):
+                if regression or len(np.unique(targets[kept])) > 1:  # of one class nothing is learned
+                    predict = fit_model(model, features[kept], targets[kept], num_labels)
+                    logits[held_out] = predict(features[held_out])
+        numbers = score(logits, truth, regression)
+        quality[inverse_strength] = -numbers["mean_error_m"] if regression else numbers["mean_class_accuracy"]
+    return max(quality, key=quality.get)
 
 
 def count_labels(rows: Dataset) -> int:
