@@ -40,9 +40,7 @@ class ProbeArguments:
     samples_per_class: int | None = field(
         default=None, metadata={"help": "label budget, drawn by seed: rows of each class; of positions, in all"}
     )
-    seeds: list[int] = field(
-        default_factory=lambda: [0, 1, 2], metadata={"help": "where they draw nothing, the first"}
-    )
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2], metadata={"help": "the first, if they draw nothing"})
     batch_size: int = 64
 
     def __post_init__(self):
