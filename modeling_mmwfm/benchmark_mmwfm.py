@@ -224,7 +224,9 @@ def run_cell(cell: Cell, task: Task, model: str, processor: Path, folder: Path) 
     processor = MMWFMProcessor.from_pretrained(processor)
     splits = {name: view_images(rows, processor) for name, rows in load_splits(task.dataset).items()}
     processor = without_views(processor)
-    fields = FinetuningArguments.__dataclass_fields__
+    fields = set(FinetuningArguments.__dataclass_fields__)
+    if not hasattr(AutoConfig.from_pretrained(model), "pooling"):
+        fields.discard("pooling")  # of the task's recipe; IQFM has one of its own
     arguments = FinetuningArguments(
         **{name: value for name, value in task.settings.items() if name in fields},
         output_dir=str(folder),
