@@ -8,7 +8,17 @@ import argparse
 from functools import partial
 from pathlib import Path
 
-from processing.simulation import has, interference, positioning, pretrain_iq, pretrain_spectrogram, rfp, rfs
+from processing.simulation import (
+    has,
+    interference,
+    positioning,
+    pretrain_csi,
+    pretrain_iq,
+    pretrain_narrowband,
+    pretrain_spectrogram,
+    rfp,
+    rfs,
+)
 from processing.writing import write_dataset
 
 VERSION = 3  # of the simulation: raised when the same seed gives other data
@@ -20,7 +30,9 @@ TASKS = {
     task.TASK: task
     for task in (
         pretrain_iq,
+        pretrain_narrowband,
         pretrain_spectrogram,
+        pretrain_csi,
         rfp,
         interference,
         has,
