@@ -133,7 +133,7 @@ def _lora(rng, rate_hz):
 
 
 def _am(rng, rate_hz):
-    return services.amplitude_modulation(services.voice(rng, LENGTH, rate_hz), rng.uniform(0.4, 0.95))
+    return services.amplitude_modulation(services.voice(rng, LENGTH, rate_hz), rng.uniform(0.4, 0.85))
 
 
 def _fm(rng, rate_hz):
@@ -176,7 +176,7 @@ def _draw(rng):
 
 def seconds_on(samples, rate_hz):
     """Time since the carrier was keyed on, in seconds; before the first sample it was on for a second."""
-    on = samples.real**2 + samples.imag**2 > 0.1
+    on = samples.real**2 + samples.imag**2 > 0.01
     number = np.arange(len(samples))
     keyed = np.where(np.diff(on, prepend=True) & on, number, -int(rate_hz))
     return (number - np.maximum.accumulate(keyed)) / rate_hz
@@ -190,8 +190,7 @@ def transmit(rng, samples, rate_hz):
     """
     since_s = seconds_on(samples, rate_hz)
     pull_hz = rng.choice([0, rng.uniform(-5e3, 5e3)], p=[0.3, 0.7])
-    settling_s, decay_s = _log_uniform(rng, 50e-6, 3e-3), _log_uniform(rng, 5e-3, 0.1)
-    envelope = np.exp(-np.minimum(since_s, 20e-3) / decay_s) if rng.random() < 0.3 else None
+    settling_s = _log_uniform(rng, 50e-6, 3e-3)
     drift_hz_s = rng.normal(0, 1e4)
     frequency_hz = pull_hz * np.exp(-since_s / settling_s) + drift_hz_s * np.arange(LENGTH) / rate_hz
     if rng.random() < 0.5:  # a resonator's exponential rise and fall
@@ -200,8 +199,9 @@ def transmit(rng, samples, rate_hz):
     else:
         edge = np.hanning(int(rng.integers(1, 8)) + 2)[1:-1]
         samples = np.convolve(samples, edge / edge.sum(), "same")
-    if envelope is not None:
-        samples = samples * envelope
+    if rng.random() < 0.3:
+        droop_db = rng.uniform(0, 4) * (1 - np.exp(-since_s / _log_uniform(rng, 1e-3, 20e-3)))
+        samples = samples * 10 ** (-droop_db / 20)
     return (samples * phasor(np.cumsum(frequency_hz) / rate_hz)).astype(np.complex64), float(pull_hz)
 
 
