@@ -14,6 +14,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling, ImageClass
 from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
 
+from .adapter_opening_mmwfm import OpensAdapters
 from .checks_mmwfm import check_iq
 from .configuration_iqfm import IQFMConfig
 from .task_head_mmwfm import classify, make_classifier
@@ -100,7 +101,7 @@ class IQFMStage(nn.Module):
         return hidden_states, is_real
 
 
-class IQFMPreTrainedModel(PreTrainedModel):
+class IQFMPreTrainedModel(OpensAdapters, PreTrainedModel):
     config_class = IQFMConfig
     base_model_prefix = "iqfm"
     main_input_name = "iq_values"

@@ -21,6 +21,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
+from .adapter_opening_mmwfm import OpensAdapters
 from .checks_mmwfm import check_iq
 from .configuration_mmwfm import MMWFMConfig
 from .objectives_mmwfm import (
@@ -260,7 +261,7 @@ class MMWFMLayer(GradientCheckpointingLayer):
         return hidden_states + self.mlp(self.norm2(hidden_states))
 
 
-class MMWFMPreTrainedModel(PreTrainedModel):
+class MMWFMPreTrainedModel(OpensAdapters, PreTrainedModel):
     config_class = MMWFMConfig
     base_model_prefix = "mmwfm"
     main_input_name = "iq_values"

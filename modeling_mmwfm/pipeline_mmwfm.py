@@ -8,7 +8,7 @@ import os
 
 import numpy as np
 import torch
-from transformers import AutoModelForSequenceClassification, BatchFeature, Pipeline
+from transformers import AutoModelForSequenceClassification, AutoProcessor, BatchFeature, Pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from .recordings_mmwfm import describe, open_recording
@@ -39,6 +39,17 @@ def check_head(model):
         raise ValueError(
             f"expected a fine-tuned model, found one whose head was never trained: {model.config.name_or_path or model}"
         )
+
+
+def processor_of(model, processor):
+    """That of the adapter, where `pipeline` has taken that of the base: it does so with an adapter by Hub name."""
+    adapter = getattr(model, "opened_adapter", None)
+    if adapter is None:
+        return processor
+    base = AutoProcessor.from_pretrained(model.config.name_or_path, trust_remote_code=True)
+    if processor.to_dict() != base.to_dict():
+        return processor
+    return AutoProcessor.from_pretrained(**adapter, trust_remote_code=True)
 
 
 def merge_batches(batches: list[BatchFeature]) -> dict[str, torch.Tensor]:
@@ -88,6 +99,7 @@ class MMWFMPipeline(Pipeline):
         super().__init__(*args, **kwargs)
         if self.processor is None:
             raise ValueError("expected `processor=` beside a model that is not given by name, found none")
+        self.processor = processor_of(self.model, self.processor)
         self.model.eval()
         # `pipeline` has put classes into the model's configuration, which could not be saved so.
         self.model.config.custom_pipelines = custom_pipelines()
@@ -95,6 +107,7 @@ class MMWFMPipeline(Pipeline):
     def save_pretrained(self, save_directory, **kwargs):
         """Model and processor in one folder, which `pipeline` opens."""
         self.model.save_pretrained(save_directory, **kwargs)
+        self.model.config.save_pretrained(save_directory)  # of an adapter its weights alone have been saved
         self.processor.save_pretrained(save_directory, **kwargs)
 
     def __call__(self, inputs, **kwargs):

@@ -17,13 +17,16 @@ from transformers import pipeline
 from modeling_mmwfm import (
     MMWFMConfig,
     MMWFMFeatureExtractor,
+    MMWFMForPreTraining,
     MMWFMForSequenceClassification,
     MMWFMImageProcessor,
     MMWFMProcessor,
 )
+from modeling_mmwfm.finetuning_mmwfm import load_adapted
 from modeling_mmwfm.pipeline_mmwfm import MMWFMFeatureExtractionPipeline
 from modeling_mmwfm.recordings_mmwfm import open_recording
 from tests.small_models import SMALL, make
+from tests.test_adapters import write_adapter
 
 RATE_HZ = 1e6
 LABELS = ["noise", "lora", "wifi"]
@@ -232,6 +235,27 @@ def test_a_model_with_an_adapter(folder, model, processor, tmp_path):
         without = model.mmwfm(**processor(iq=values)).pooler_output[0]
     assert not torch.allclose(expected, without, atol=1e-3)
     torch.testing.assert_close(features(values, return_tensors=True), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_an_adapter_by_its_folder(processor, tmp_path):
+    """With its own head, labels and processor, though transformers looks for them at the base."""
+    make(MMWFMForPreTraining).save_pretrained(tmp_path / "base")
+    MMWFMProcessor(MMWFMFeatureExtractor(normalization="sample")).save_pretrained(tmp_path / "base")
+    head = {"id2label": dict(enumerate(LABELS)), "problem_type": "single_label_classification", "pooling": "mean"}
+    folder = write_adapter(tmp_path / "base", tmp_path / "adapter", ["iq"], head)
+    processor.save_pretrained(folder)
+    adapted, values = load_adapted(folder), signal()
+    expected = expected_scores(adapted, processor, values)
+    assert max(expected.values()) - min(expected.values()) > 0.01
+    pipe = pipeline("signal-classification", model=str(folder), trust_remote_code=True, device="cpu")
+    assert scores(pipe(values)) == pytest.approx(expected, abs=1e-5)
+    features = pipeline("feature-extraction", model=str(folder), trust_remote_code=True, device="cpu")
+    with torch.no_grad():
+        encoded = adapted.base_model.model.mmwfm(**processor(iq=values)).pooler_output[0]
+    torch.testing.assert_close(features(values, return_tensors=True), encoded, atol=1e-5, rtol=1e-5)
+    pipe.save_pretrained(tmp_path / "again")
+    again = pipeline("signal-classification", model=str(tmp_path / "again"), trust_remote_code=True, device="cpu")
+    assert scores(again(values)) == pytest.approx(expected, abs=1e-5)
 
 
 def test_a_head_that_was_never_trained_is_refused(processor):

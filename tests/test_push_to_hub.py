@@ -15,6 +15,7 @@ import yaml
 from huggingface_hub import HfApi
 from safetensors.torch import load_file, save_file
 
+from modeling_mmwfm import MMWFMProcessor
 from modeling_mmwfm.adapters_mmwfm import MMWFMAdapters
 from modeling_mmwfm.cards_mmwfm import write_pretraining_card
 from modeling_mmwfm.files_mmwfm import write_json
@@ -36,6 +37,7 @@ import torch
 from datasets import load_dataset
 from peft import PeftModel
 from transformers import AutoConfig, AutoModelForPreTraining, AutoModelForSequenceClassification, AutoProcessor
+from transformers import pipeline
 
 inputs, result, base, adapter, rows, hidden, token = sys.argv[1:]
 batch, found = torch.load(inputs), {}
@@ -51,11 +53,13 @@ def classify(revision):
 found["v1"], found["labels"] = classify("v1")
 found["main"], _ = classify("main")
 found["base"] = AutoModelForPreTraining.from_pretrained(base, revision="v1", **code).state_dict()
-config = AutoConfig.from_pretrained(adapter, **code)
-native = AutoModelForSequenceClassification.from_pretrained(adapter, config=config, **code).eval()
+native = AutoModelForSequenceClassification.from_pretrained(adapter, **code).eval()
 with torch.no_grad():
     found["native"] = native(**batch).logits
 found["processor"] = AutoProcessor.from_pretrained(adapter, **code)(iq=torch.zeros(1, 64, 2))["iq_values"].shape
+signal = torch.view_as_complex(batch["iq_values"][0].mT.contiguous())
+for task in ("signal-classification", "feature-extraction"):
+    found[task] = pipeline(task, model=adapter, device="cpu", **code)(signal)
 found["rows"] = load_dataset(rows)["test"]["iq"][:]
 for name, repository, settings in (
     ("absent", "local/push-none", {}),
@@ -96,7 +100,9 @@ def folders(tmp_path_factory):
     splits = {name: tone_rows(8, name, seed) for seed, name in enumerate(("train", "validation", "test"))}
     adapter = work / "adapter"
     settings = dict(num_train_epochs=2, warmup_epochs=1, batch_size=4, lora_rank=2, base_learning_rate=0.1)
-    finetune(str(base), tiny_processor(), splits, FinetuningArguments(output_dir=str(adapter), **settings))
+    processor = tiny_processor()
+    processor.feature_extractor.normalization = "none"  # other than the base's
+    finetune(str(base), processor, splits, FinetuningArguments(output_dir=str(adapter), **settings))
     rows = simulate("rfp", work / "rows", samples=40, seed=2)
     (rows / "README.md").write_text("---\nlicense: cc-by-4.0\ntags: [wireless]\n---\n# Rows\n")
     return {"base": base, "adapter": adapter, "rows": rows}
@@ -157,6 +163,20 @@ def test_models_adapters_and_rows_come_back_by_name(returned, folders, state):
     assert all(torch.equal(value, found["base"][key]) for key, value in state_dict.items())
     assert len(found["rows"]) == 8 and np.asarray(found["rows"]).shape[1:] == (1, 512, 2)
     assert found["processor"] == (1, 1, 2, 64)
+
+
+@pytest.mark.parametrize("state", [0, 1], ids=["fresh cache", "offline"])
+def test_pipelines_take_an_adapter_by_name(returned, folders, state):
+    """With its own head, labels and processor, where transformers would take those of the base."""
+    found, batch = returned[state], returned[2]
+    adapted, processor = load_adapted(folders["adapter"]), MMWFMProcessor.from_pretrained(folders["adapter"])
+    inputs = processor(iq=torch.view_as_complex(batch["iq_values"][0].mT.contiguous()))
+    with torch.no_grad():
+        scores = (2 * adapted(**inputs).logits[0]).softmax(-1).tolist()  # a head of twice the weights
+        features = adapted.base_model.model.mmwfm(**inputs).pooler_output[0].tolist()
+    answer = {entry["label"]: entry["score"] for entry in found["signal-classification"]}
+    assert answer == pytest.approx(dict(zip(("negative", "positive"), scores)), abs=1e-5)
+    assert found["feature-extraction"] == pytest.approx(features, abs=1e-5)
 
 
 def test_wrong_names_revisions_and_tokens_are_named(returned):

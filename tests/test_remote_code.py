@@ -25,6 +25,7 @@ from modeling_mmwfm import (
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "modeling_mmwfm"
 HUB_FILES = [
+    "adapter_opening_mmwfm.py",
     "pipeline_mmwfm.py",
     "recordings_mmwfm.py",
     "configuration_mmwfm.py",
