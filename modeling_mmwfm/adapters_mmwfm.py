@@ -52,7 +52,10 @@ class MMWFMAdapters(nn.Module):
     def __init__(self, model: PreTrainedModel):
         super().__init__()
         if model.config.model_type != "mmwfm":
-            raise ValueError(f"expected a model of type mmwfm, found {model.config.model_type}")
+            raise ValueError(
+                f"expected a model of type mmwfm, whose blocks adapters can share, found {model.config.model_type}: "
+                "`pipeline` and `load_adapted` open adapters of other models one by one"
+            )
         self.blocks: SharedBlocks | PeftModel = SharedBlocks(model.base_model.eval().requires_grad_(False))
         self.tasks = nn.ModuleDict()
         self.active: str | None = None
@@ -125,7 +128,8 @@ class MMWFMAdapters(nn.Module):
             raise ValueError(f"{folder}: expected a LoRA adapter, found {settings.peft_type}")
         if settings.base_model_name_or_path != base.name_or_path:
             logger.warning(
-                f"{folder} was trained on {settings.base_model_name_or_path}, and is loaded on {base.name_or_path}"
+                f"{folder} was trained on {settings.base_model_name_or_path} and is loaded on {base.name_or_path}: if "
+                "these are not the same weights, what it predicts means nothing"
             )
         settings.modules_to_save, settings.task_type, settings.inference_mode = None, None, True
         return config, settings

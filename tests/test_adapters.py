@@ -11,7 +11,14 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
-from modeling_mmwfm import MMWFMConfig, MMWFMForPreTraining, MMWFMForSequenceClassification, MMWFMModel
+from modeling_mmwfm import (
+    IQFMConfig,
+    IQFMModel,
+    MMWFMConfig,
+    MMWFMForPreTraining,
+    MMWFMForSequenceClassification,
+    MMWFMModel,
+)
 from modeling_mmwfm.adapters_mmwfm import MMWFMAdapters
 from modeling_mmwfm.regimes_mmwfm import apply_regime
 from tests.small_models import SMALL, images, iq, make, pad_iq
@@ -219,6 +226,7 @@ DAMAGE = {
     "cut weights": (lambda f: os.truncate(f / "adapter_model.safetensors", 900), "expected safetensors"),
     "broken settings": (lambda f: (f / "adapter_config.json").write_text("{"), "configuration of an adapter"),
     "other width": (lambda f: edit_json(f / "config.json", hidden_size=64), "`hidden_size` 32, found 64"),
+    "other kind": (lambda f: IQFMConfig().save_pretrained(f), "`model_type` mmwfm, found iqfm"),
     "other depth": (lambda f: edit_json(f / "config.json", num_hidden_layers=3), "`num_hidden_layers` 2, found 3"),
     "other rank": (lambda f: edit_json(f / "adapter_config.json", r=7), "LoRA weights of the base's sizes"),
     "other method": (lambda f: edit_json(f / "adapter_config.json", use_dora=True), "expected plain LoRA"),
@@ -273,6 +281,19 @@ def test_unknown_names_and_other_models_are_refused(adapters, folders, tmp_path)
     other = ViTModel(ViTConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=4, intermediate_size=8))
     with pytest.raises(ValueError, match="expected a model of type mmwfm.*found vit"):
         MMWFMAdapters(other)
+    with pytest.raises(ValueError, match="found iqfm: `pipeline` and `load_adapted` open adapters of other models"):
+        MMWFMAdapters(IQFMModel(IQFMConfig()))
+
+
+def test_an_adapter_of_another_base_of_the_same_sizes_is_warned_about(base, folders, tmp_path, caplog):
+    make(MMWFMForPreTraining, seed=1).save_pretrained(tmp_path / "other")
+    adapters = MMWFMAdapters.from_pretrained(tmp_path / "other")
+    with caplog.at_level("WARNING"):
+        adapters.load(folders["rfp"])
+    assert f"trained on {base} and is loaded on {tmp_path / 'other'}: if these are not the same" in caplog.text
+    caplog.clear()
+    MMWFMAdapters.from_pretrained(base).load(folders["rfp"])
+    assert "loaded on" not in caplog.text
 
 
 @torch.no_grad()
