@@ -48,7 +48,7 @@ $(DEMO)/report.html: $(addsuffix /test_results.json,$(RUNS))
 	$(PY) training_scripts/report.py --pretraining $(DEMO)/pretrain --runs $(RUNS) --output $@
 
 # --- make cards: simulate every set at its own size and write its card, with one labelled example per class ---
-CARDS := pretrain-iq pretrain-spectrogram rfp interference has rfs pos-indoor pos-outdoor
+CARDS := pretrain-iq pretrain-narrowband pretrain-spectrogram pretrain-csi rfp interference has rfs pos-indoor pos-outdoor
 
 cards: $(STAMP)
 	set -e; for set in $(CARDS); do \

@@ -215,7 +215,7 @@ def without_views(processor: MMWFMProcessor) -> MMWFMProcessor:
     """The same for images that are in their view already."""
     images = processor.image_processor
     images.doppler, images.packet_rate_hz = None, None
-    images.csi_to_db = images.remove_packet_mean = images.remove_time_mean = False
+    images.csi_to_db = images.fill_unused_subcarriers = images.remove_packet_mean = images.remove_time_mean = False
     return processor
 
 

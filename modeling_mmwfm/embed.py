@@ -164,10 +164,11 @@ def embed_recording(model, processor, recording: Recording, rate_hz, arguments: 
 def write_shard(path: Path, folder: Path, rows, model, processor, arguments: EmbeddingArguments):
     """Embeddings of the recordings of one shard; the file appears when it is complete."""
     columns = [name for name in rows[0] if name != "file_name"]
+    width = model.config.hidden_size * (2 if getattr(model.config, "pooling", None) == "mean_std" else 1)
     features = Features(
         {"file_name": Value("string"), "start": Value("int64")}
         | {name: Value("string") for name in columns}
-        | {"embedding": List(Value("float32"), length=model.config.hidden_size)}
+        | {"embedding": List(Value("float32"), length=width)}
     )
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     buffer = {name: [] for name in features}
@@ -201,7 +202,7 @@ def embed(folder: str | Path, arguments: EmbeddingArguments) -> Path:
 
     Returns:
         `arguments.output`. Columns `file_name`, `start` (first sample), those of metadata.csv (text) and `embedding`
-        (hidden_size) float32.
+        (hidden_size; with pooling "mean_std" twice that) float32.
 
     Raises:
         ValueError: a recording is not what it must be, or `output` holds something else.

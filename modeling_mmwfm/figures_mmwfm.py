@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from .objectives_mmwfm import iq_targets, split_iq_logits
 from .step_batches_mmwfm import add_noise, seeded_noise
-from .tokens_mmwfm import unpatchify, unsegment
+from .tokens_mmwfm import unpatchify, unsegment, unsegment_spectra
 
 
 def save_figure(figure: Figure, path: str | Path) -> Path:
@@ -69,9 +69,7 @@ def reconstruct(model: torch.nn.Module, batch: dict, seed: int = 0) -> dict[str,
         antennas, _, samples = batch["iq_values"].shape[1:]
         folds = {
             "waveform": partial(unsegment, num_antennas=antennas, num_samples=samples),
-            "log_spectrum": lambda part: (
-                part.unflatten(1, (-1, antennas)).permute(0, 2, 3, 1).roll(config.segment_length // 2, 2).flip(2)
-            ),
+            "log_spectrum": partial(unsegment_spectra, num_antennas=antennas),
         }
         targets, logits = iq_targets(tokens["iq"], config), split_iq_logits(output.iq_logits, config)
         for name in folds.keys() & targets.keys():

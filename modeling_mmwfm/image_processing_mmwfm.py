@@ -5,7 +5,7 @@ import torch
 from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
 
 from .feature_extraction_mmwfm import RunningStatistics, check_normalization, check_values, stack_by_shape
-from .views_mmwfm import amplitude_db, check_doppler, doppler_image, match_rate
+from .views_mmwfm import amplitude_db, check_doppler, doppler_image, fill_unused, match_rate
 
 
 class MMWFMImageProcessor(BaseImageProcessor):
@@ -24,6 +24,8 @@ class MMWFMImageProcessor(BaseImageProcessor):
         image_min, image_max: range of the raw values.
         image_mean, image_std: one value per channel, of scaled and resized images.
         csi_to_db: 20 log10(|values| + 1e-6); complex CSI is taken then, and only then.
+        fill_unused_subcarriers: of linear CSI, before `csi_to_db`, which it needs: guards and DC take the values of their
+            nearest neighbours in use (see `fill_unused`).
         packet_rate_hz: packets per second that the model was fitted for; None accepts any. Another one is refused, or
             converted along the time axis (in decibels with `csi_to_db`, where the gain control stays removable).
         remove_packet_mean: subtract from each packet of an antenna its mean over the subcarriers; in decibels this
@@ -47,6 +49,7 @@ class MMWFMImageProcessor(BaseImageProcessor):
         image_std: list[float] | None = None,
         keep_size: bool = False,
         csi_to_db: bool = False,
+        fill_unused_subcarriers: bool = False,
         packet_rate_hz: float | None = None,
         remove_packet_mean: bool = False,
         remove_time_mean: bool = False,
@@ -59,6 +62,8 @@ class MMWFMImageProcessor(BaseImageProcessor):
             raise ValueError(f"`packet_rate_hz`: expected a positive number, found {packet_rate_hz}")
         if size is not None and (not isinstance(size, dict) or set(size) != {"height", "width"}):
             raise ValueError(f"`size`: expected 'height' and 'width', found {size}")
+        if fill_unused_subcarriers and not csi_to_db:
+            raise ValueError("`fill_unused_subcarriers`: expected `csi_to_db`, which takes linear CSI, found none")
         self.doppler = doppler if doppler is None else check_doppler(doppler)
         height = 224 if doppler is None else self.doppler["num_groups"] * self.doppler["bins"]
         self.size = None if keep_size else size or {"height": height, "width": 224}
@@ -72,6 +77,7 @@ class MMWFMImageProcessor(BaseImageProcessor):
         self.image_mean = image_mean
         self.image_std = image_std
         self.csi_to_db = csi_to_db
+        self.fill_unused_subcarriers = fill_unused_subcarriers
         self.packet_rate_hz = packet_rate_hz
         self.remove_packet_mean = remove_packet_mean
         self.remove_time_mean = remove_time_mean
@@ -154,7 +160,7 @@ class MMWFMImageProcessor(BaseImageProcessor):
     def view(self, values: torch.Tensor, packet_rate_hz: float | None, resample: bool) -> torch.Tensor:
         """(B, antennas, subcarriers, packets) -> what the model sees of it."""
         if self.csi_to_db:
-            values = amplitude_db(values)
+            values = amplitude_db(fill_unused(values) if self.fill_unused_subcarriers else values)
         values = match_rate(values, self.packet_rate_hz, packet_rate_hz, resample, "packet_rate_hz")
         if self.remove_packet_mean:
             values = values - values.mean(2, keepdim=True)

@@ -20,6 +20,9 @@ class InputArguments:
     )
     center_carrier: bool | None = field(default=None, metadata={"help": "move the carrier of IQ to 0 Hz"})
     csi_to_db: bool | None = field(default=None, metadata={"help": "CSI, complex or linear amplitude, to dB"})
+    fill_unused_subcarriers: bool | None = field(
+        default=None, metadata={"help": "guards and DC of linear CSI take the values of their neighbours"}
+    )
     remove_packet_mean: bool | None = field(default=None, metadata={"help": "take the gain control out of CSI in dB"})
     remove_time_mean: bool | None = field(default=None, metadata={"help": "take the static channel out of CSI"})
     doppler_groups: int | None = field(
@@ -59,7 +62,14 @@ def adapt_image_processor(found: MMWFMImageProcessor, options: dict) -> MMWFMIma
         size["height"] = doppler["num_groups"] * doppler["bins"]
     for side in size:
         size[side] = options.pop(f"image_{side}", size[side])
-    kept = ("normalization", "csi_to_db", "packet_rate_hz", "remove_packet_mean", "remove_time_mean")
+    kept = (
+        "normalization",
+        "csi_to_db",
+        "fill_unused_subcarriers",
+        "packet_rate_hz",
+        "remove_packet_mean",
+        "remove_time_mean",
+    )
     settings = {name: getattr(found, name) for name in kept} | options
     return MMWFMImageProcessor(size=size, doppler=doppler, **settings)
 
@@ -77,8 +87,12 @@ def pretraining_processors(data) -> tuple[MMWFMProcessor, MMWFMProcessor]:
         MMWFMFeatureExtractor(normalization=data.normalization, **views),
         MMWFMImageProcessor(size=size, normalization=data.normalization),
     )
-    doppler = {"csi_to_db": True, "remove_packet_mean": True, "doppler_groups": data.csi_doppler_groups}
-    csi = adapt_image_processor(
-        MMWFMImageProcessor(normalization="dataset"), {**doppler, "image_width": data.csi_width}
-    )
+    doppler = {
+        "csi_to_db": True,
+        "fill_unused_subcarriers": True,
+        "remove_packet_mean": True,
+        "doppler_groups": data.csi_doppler_groups,
+        "image_width": data.csi_width,
+    }
+    csi = adapt_image_processor(MMWFMImageProcessor(normalization="dataset"), doppler)
     return processor, MMWFMProcessor(MMWFMFeatureExtractor(normalization=data.normalization), csi)

@@ -52,6 +52,8 @@ class Exported(nn.Module):
     def forward(self, *tensors: torch.Tensor) -> torch.Tensor:
         inputs = dict(zip(self.names, tensors))
         if "iq_values" in inputs:
+            if self.model.config.iq_input != "waveform":  # the spectrum of a part of a segment is that of its samples
+                inputs.setdefault("iq_attention_mask", torch.ones_like(inputs["iq_values"][:, :, 0]))
             # Whole segments in any case: whether the last one is full would be a branch.
             inputs |= {name: self.to_segments(value) for name, value in inputs.items() if name != "pixel_values"}
         output = self.model(**inputs)

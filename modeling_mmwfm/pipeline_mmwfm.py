@@ -240,7 +240,7 @@ class MMWFMFeatureExtractionPipeline(MMWFMPipeline):
         return_tensors: a tensor instead of numbers.
 
     Returns:
-        for each input (hidden_size,) numbers.
+        for each input (hidden_size,) numbers, with pooling "mean_std" (2 * hidden_size,).
     """
 
     postprocessing = ("return_tensors",)
@@ -255,7 +255,7 @@ class MMWFMFeatureExtractionPipeline(MMWFMPipeline):
 
 
 def pooled_features(model, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """(B, hidden_size) from an encoder, or from that of a model with a head or with adapters."""
+    """(B, hidden_size or twice that) from an encoder, or from that of a model with a head or with adapters."""
     if hasattr(model, "get_base_model"):  # PEFT; the adapters are inside the modules
         model = model.get_base_model()
     return model.base_model(**batch).pooler_output

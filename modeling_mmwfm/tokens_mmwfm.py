@@ -75,6 +75,12 @@ def unsegment(segments: torch.Tensor, num_antennas: int, num_samples: int) -> to
     return segments.permute(0, 2, 3, 1, 4).flatten(3)[..., :num_samples]
 
 
+def unsegment_spectra(spectra: torch.Tensor, num_antennas: int) -> torch.Tensor:
+    """(B, S * A, M) in the order of an FFT -> (B, A, M, S) images: rows from the highest frequency down, time along."""
+    images = spectra.unflatten(1, (-1, num_antennas)).permute(0, 2, 3, 1)
+    return images.roll(spectra.shape[-1] // 2, 2).flip(2)
+
+
 def take_tokens(values: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     """(B, N, V), (B, K) -> (B, K, V)."""
     return values.gather(1, index[..., None].expand(-1, -1, values.shape[-1]))

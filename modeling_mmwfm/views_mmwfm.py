@@ -144,6 +144,23 @@ def amplitude_db(values: torch.Tensor) -> torch.Tensor:
     return 20 * torch.log10(values.abs().float() + 1e-6)
 
 
+def fill_unused(values: torch.Tensor) -> torch.Tensor:
+    """Linear CSI (B, C, subcarriers, T), complex or amplitude, -> amplitude without the gaps of guards and DC.
+
+    Chips report unused subcarriers, at other places each, as zeros or as small numbers that do not move with the gain.
+    A subcarrier whose mean amplitude on all antennas is below 3 % of the recording's rms takes the values of the
+    nearest other one; single values below 3 % (-30 dB) are raised to it, where the steps of a converter would show as
+    motion. A recording of zeros stays as it is.
+    """
+    amplitude = values.abs()
+    floor = 0.03 * amplitude.square().mean((1, 2, 3), keepdim=True).sqrt()
+    used = (amplitude.mean(3, keepdim=True) > floor).any(1)[..., 0]  # (B, subcarriers)
+    place = torch.arange(used.shape[1], device=used.device)
+    distance = (place[:, None] - place).abs() + used.shape[1] * ~used[:, None]
+    nearest = distance.argmin(2)[:, None, :, None]  # itself, if it is in use
+    return amplitude.gather(2, nearest.expand_as(amplitude)).maximum(floor)
+
+
 def check_doppler(doppler: dict[str, int]) -> dict[str, int]:
     """`doppler` with its defaults; ValueError if it cannot be."""
     settings = {"num_groups": 14, "window": 32, "bins": 16}

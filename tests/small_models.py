@@ -20,6 +20,13 @@ SMALL = {
     "segment_length": 8,
     "max_antennas": 5,
 }
+# What the released checkpoint has beside its sizes; its processor centres the carrier.
+RELEASED = {
+    "iq_input": "waveform_log_spectrum",
+    "iq_targets": {"log_spectrum": 1.0},
+    "segment_length": 64,
+    "pooling": "mean_std",
+}
 
 
 def make(model_class, attn_implementation: str = "sdpa", seed: int = 0, **settings):

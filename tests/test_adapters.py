@@ -21,7 +21,7 @@ from modeling_mmwfm import (
 )
 from modeling_mmwfm.adapters_mmwfm import MMWFMAdapters
 from modeling_mmwfm.regimes_mmwfm import apply_regime
-from tests.small_models import SMALL, images, iq, make, pad_iq
+from tests.small_models import RELEASED, SMALL, images, iq, make, pad_iq
 
 # Heads of several sizes, classes and metres, both families, other channels, ranks and poolings.
 TASKS = {
@@ -311,9 +311,9 @@ def test_half_precision_is_mixed_as_exactly(base, folders):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("position", ["tokens", "none"])
-def test_other_placements_of_the_affine_are_mixed_as_well(tmp_path, position):
-    model = make(MMWFMModel, affine_position=position)
+@pytest.mark.parametrize("settings", [{"affine_position": "tokens"}, {"affine_position": "none"}, RELEASED])
+def test_other_kinds_of_encoders_are_mixed_as_well(tmp_path, settings):
+    model = make(MMWFMModel, **settings)
     model.save_pretrained(tmp_path / "base")
     adapters, expected = MMWFMAdapters(model), {}
     for seed, name in enumerate(("rfp", "both")):

@@ -21,7 +21,8 @@ from modeling_mmwfm import (
 )
 from modeling_mmwfm.analysis_mmwfm import Segments, occupied_band
 from modeling_mmwfm.analyze import AnalysisArguments, analyze, main
-from tests.small_models import SMALL, make
+from modeling_mmwfm.recordings_mmwfm import open_recording
+from tests.small_models import RELEASED, SMALL, make
 
 RATE_HZ, CENTER_HZ, LENGTH = 1e6, 433e6, 512
 LABELS = ["noise", "tone", "band, wide"]
@@ -146,6 +147,22 @@ def test_the_result_does_not_depend_on_batches(written, folder, capture, tmp_pat
         for path in (written["annotations"], again["annotations"])
     ]
     assert spans[0] == spans[1]
+
+
+def test_a_model_of_spectra_and_centred_carriers(capture, tmp_path):
+    model = make(MMWFMForSequenceClassification, id2label=dict(enumerate(LABELS)), **RELEASED)
+    processor = MMWFMProcessor(MMWFMFeatureExtractor(center_carrier=True))
+    model.save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    files = analyze(capture, arguments(tmp_path / "model", tmp_path / "out", overlap=0.0))
+    values = open_recording(capture).window(0, 10 * LENGTH).reshape(10, 1, LENGTH)
+    with torch.no_grad():
+        expected = model(**processor(iq=values)).logits.softmax(-1)
+    with files["windows"].open(newline="") as file:
+        rows = list(csv.DictReader(file))[:10]
+    found = [[float(row[f"probability_{label}"]) for label in LABELS] for row in rows]
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert expected.std(0).max() > 1e-3  # windows differ
 
 
 def test_a_short_recording_without_rate_is_one_window(folder, tmp_path):

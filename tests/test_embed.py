@@ -1,5 +1,6 @@
 """Embeddings of a folder of recordings."""
 
+import copy
 import csv
 import os
 import subprocess
@@ -15,7 +16,7 @@ from modeling_mmwfm import MMWFMFeatureExtractor, MMWFMForSequenceClassification
 from modeling_mmwfm import embed as embed_module
 from modeling_mmwfm.embed import EmbeddingArguments, embed, main
 from modeling_mmwfm.recordings_mmwfm import open_recording
-from tests.small_models import make
+from tests.small_models import RELEASED, make
 
 ROOT = Path(__file__).parents[1]
 LENGTHS = [200, 64, 150, 30, 128, 90, 77]
@@ -143,6 +144,16 @@ def test_an_interrupted_run_goes_on_with_the_missing_shards(
     assert len(written) == 3
     with pytest.raises(ValueError, match="expected .*out to be absent, empty or of the same"):
         embed(recordings, arguments(checkpoint, output, hop=41))
+
+
+def test_a_model_of_spectra_and_centred_carriers(recordings, processor, tmp_path):
+    """The pooled features have a mean and a standard deviation, twice the width."""
+    processor = copy.deepcopy(processor)
+    processor.feature_extractor.center_carrier = True
+    model = make(MMWFMForSequenceClassification, num_labels=3, **RELEASED)
+    model.save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    check(embed(recordings, arguments(tmp_path / "model", tmp_path / "out")), recordings, model, processor)
 
 
 def test_a_folder_without_a_table_is_taken_whole(checkpoint, tmp_path):

@@ -6,7 +6,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from modeling_mmwfm import MMWFMForSequenceClassification, MMWFMModel
-from tests.small_models import images, iq, make
+from tests.small_models import RELEASED, images, iq, make
 
 REASON = "ONNX export is optional: pip install onnx onnxscript onnxruntime"
 onnxruntime = pytest.importorskip("onnxruntime", reason=REASON)
@@ -60,16 +60,16 @@ def test_joint_padded_input_with_an_adapter(tmp_path):
         assert not np.allclose(run(path, batches[3]), base(**batches[3]).logits.numpy(), atol=1e-3)
 
 
-def test_iq_in_metres(tmp_path):
+@pytest.mark.parametrize("settings", [{}, RELEASED], ids=["paper", "released"])
+def test_iq_in_metres(tmp_path, settings):
     box = {"label_min": [0.0, -5.0], "label_max": [80.0, 5.0]}
-    model = make(
-        MMWFMForSequenceClassification, problem_type="regression", num_labels=2, num_hidden_layers=1, seed=3, **box
-    )
+    settings = {"problem_type": "regression", "num_labels": 2, "num_hidden_layers": 1, **box, **settings}
+    model = make(MMWFMForSequenceClassification, seed=3, **settings)
     model.save_pretrained(tmp_path / "model")
     path = export(ExportArguments(str(tmp_path / "model"), str(tmp_path / "out.onnx")))
     assert_same(path, model, [{"iq_values": iq(*size)} for size in IQ_SIZES], "logits")
     # What guards every export: another model's graph is not this model's.
-    assert largest_difference(make(MMWFMForSequenceClassification, num_labels=2), path, ["iq_values"]) > 1e-2
+    assert largest_difference(make(MMWFMForSequenceClassification, **settings), path, ["iq_values"]) > 1e-2
 
 
 def test_an_encoder_of_images_with_its_weights_in_8_bits(tmp_path):

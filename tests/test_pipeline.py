@@ -1,5 +1,6 @@
 """`transformers.pipeline` on arrays and files, with a folder, a model and an adapter."""
 
+import copy
 import json
 import os
 import pickle
@@ -25,7 +26,7 @@ from modeling_mmwfm import (
 from modeling_mmwfm.finetuning_mmwfm import load_adapted
 from modeling_mmwfm.pipeline_mmwfm import MMWFMFeatureExtractionPipeline
 from modeling_mmwfm.recordings_mmwfm import open_recording
-from tests.small_models import SMALL, make
+from tests.small_models import RELEASED, SMALL, make
 from tests.test_adapters import write_adapter
 
 RATE_HZ = 1e6
@@ -237,11 +238,14 @@ def test_a_model_with_an_adapter(folder, model, processor, tmp_path):
     torch.testing.assert_close(features(values, return_tensors=True), expected, atol=1e-5, rtol=1e-5)
 
 
-def test_an_adapter_by_its_folder(processor, tmp_path):
+@pytest.mark.parametrize("settings", [{}, RELEASED], ids=["paper", "released"])
+def test_an_adapter_by_its_folder(processor, tmp_path, settings):
     """With its own head, labels and processor, though transformers looks for them at the base."""
-    make(MMWFMForPreTraining).save_pretrained(tmp_path / "base")
+    processor = copy.deepcopy(processor)
+    processor.feature_extractor.center_carrier = bool(settings)
+    make(MMWFMForPreTraining, **settings).save_pretrained(tmp_path / "base")
     MMWFMProcessor(MMWFMFeatureExtractor(normalization="sample")).save_pretrained(tmp_path / "base")
-    head = {"id2label": dict(enumerate(LABELS)), "problem_type": "single_label_classification", "pooling": "mean"}
+    head = {"id2label": dict(enumerate(LABELS)), "problem_type": "single_label_classification"}
     folder = write_adapter(tmp_path / "base", tmp_path / "adapter", ["iq"], head)
     processor.save_pretrained(folder)
     adapted, values = load_adapted(folder), signal()

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from modeling_mmwfm import MMWFMFeatureExtractor, MMWFMImageProcessor, MMWFMProcessor
-from modeling_mmwfm.views_mmwfm import carrier_offset, doppler_image, resample_polyphase, shift_frequency
+from modeling_mmwfm.views_mmwfm import carrier_offset, doppler_image, fill_unused, resample_polyphase, shift_frequency
 
 PACKAGE = Path(__file__).parents[1] / "modeling_mmwfm"
 
@@ -522,3 +522,30 @@ def test_a_saved_processor_takes_the_same_views_in_a_fresh_process(tmp_path):
         assert found.keys() == expected.keys()
         for name, value in expected.items():
             assert torch.equal(found[name], value), name
+
+
+def test_unused_subcarriers_take_their_neighbours_values_and_no_others_change():
+    csi = 5 + np.random.default_rng(0).random((2, 2, 12, 40)).astype(np.float32)
+    full = csi.copy()
+    csi[0, :, [0, 1, 6]] = 0.02  # guards and DC at one end of the band, at the other for the second recording
+    csi[1, :, 11] = 0
+    filled = fill_unused(torch.from_numpy(csi)).numpy()
+    np.testing.assert_array_equal(filled[0][:, [0, 1]], full[0][:, [2, 2]])
+    np.testing.assert_array_equal(filled[0][:, 6], full[0][:, 5])
+    np.testing.assert_array_equal(filled[1][:, 11], full[1][:, 10])
+    np.testing.assert_array_equal(filled[0][:, 2:6], full[0][:, 2:6])
+    # A gain control moves all subcarriers but the unused ones: only when filled they tell nothing of it.
+    gain = np.exp(np.sin(np.arange(40, dtype=np.float32)))
+    moved = csi * gain
+    moved[0][:, [0, 1, 6]], moved[1][:, 11] = 0.02, 0
+    seen = [view(part, **GAIN_FREE, fill_unused_subcarriers=True) for part in (csi, moved)]
+    np.testing.assert_allclose(seen[1], seen[0], atol=1e-3)
+    plain = [view(part, **GAIN_FREE) for part in (csi, moved)]
+    assert np.abs(plain[1] - plain[0]).max() > 1
+
+
+def test_unused_subcarriers_are_filled_in_linear_csi_alone():
+    with pytest.raises(ValueError, match="`fill_unused_subcarriers`: expected `csi_to_db`"):
+        MMWFMImageProcessor(fill_unused_subcarriers=True)
+    silent = torch.zeros(1, 1, 8, 9)
+    assert torch.equal(fill_unused(silent), silent)

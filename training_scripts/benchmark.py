@@ -35,12 +35,12 @@ from modeling_mmwfm.benchmark_report_mmwfm import write_benchmark_report
 from modeling_mmwfm.files_mmwfm import write_json
 from modeling_mmwfm.pretraining_mmwfm import PretrainingArguments
 from modeling_mmwfm.recipes_mmwfm import parse_recipe, run_script
+from modeling_mmwfm.step_batches_mmwfm import family_of
 from processing.simulate import TASKS, simulate
 from training_scripts import pretrain
 
 ROOT = Path(__file__).resolve().parents[1]
 OVERRIDES = ("num_train_epochs", "warmup_epochs", "min_steps", "batch_size", "base_learning_rate", "layer_decay")
-PRETRAINING_SETS = {"iq": "pretrain-iq", "image": "pretrain-spectrogram"}
 
 
 def simulate_set(task: str, samples: int | None, arguments: BenchmarkArguments) -> str:
@@ -60,10 +60,15 @@ def prepare_models(arguments: BenchmarkArguments) -> dict[str, str]:
             raise ValueError(f"expected `pretraining`, the recipe by which the preset {folder} is pretrained")
         checkpoints[name] = str(Path(arguments.output_dir) / "models" / name)
         line = [arguments.pretraining, "--model", folder, "--output_dir", checkpoints[name]]
-        line += ["--simulated_iq_samples", "0", "--simulated_image_samples", "0"]
-        for family in config.modalities:
-            dataset = simulate_set(PRETRAINING_SETS[family], arguments.pretraining_samples, arguments)
-            line += [f"--{family}_dataset", dataset]
+        recipe = yaml.safe_load(Path(arguments.pretraining).read_text())
+        if config.model_type != "mmwfm":  # options of our model's
+            line += ["--model_options", "", "--attn_implementation", ""]
+        for source, task in pretrain.TASKS.items():
+            simulated = f"simulated_{source}_samples"
+            line += [f"--{simulated}", "0"]
+            # Those of the paper always, others where the recipe has them.
+            if family_of(source) in config.modalities and (source in ("iq", "image") or recipe.get(simulated)):
+                line += [f"--{source}_dataset", simulate_set(task, arguments.pretraining_samples, arguments)]
         print(f"pretraining {name}")
         pretrain.main(*parse_recipe(HfArgumentParser((pretrain.DataArguments, PretrainingArguments)), line))
     return checkpoints

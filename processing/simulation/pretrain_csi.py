@@ -24,8 +24,8 @@ DEFAULT_SAMPLES = 3200
 SPLITS = {"train": 0.9, "validation": 0.1}
 OPTIONS = {}
 
-NUM_PACKETS = 512
-SPARE_PACKETS = 64  # simulated in addition, so that some can be lost
+NUM_PACKETS = 256
+SPARE_PACKETS = 32  # simulated in addition, so that some can be lost
 PACKET_RATE_HZ = (50.0, 200.0)
 SUBCARRIER = np.arange(-32, 32)
 SUBCARRIERS_HZ = 312.5e3 * SUBCARRIER

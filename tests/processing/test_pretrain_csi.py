@@ -33,7 +33,7 @@ def recordings():
 
 
 def test_empty_room_stands_still_but_for_the_noise():
-    response = link(0).response([], 512)
+    response = link(0).response([], 256)
     assert np.all(response == response[:, :1])
     for snr_db in (20, 30):
         flat = np.full((64, 4000), 1e-4 + 0j, np.complex64)
@@ -119,10 +119,10 @@ def test_shadow_dims_the_direct_path_by_10_db_at_most():
 
 def test_report_is_integers_within_the_converter():
     rng = np.random.default_rng(0)
-    response = link(3).response([], 512)
+    response = link(3).response([], 256)
     for largest, level_db in ((127, 30.0), (511, 44.0), (127, 60.0)):
         amplitude = csi.receive(rng, response, 25, level_db, largest)
-        assert amplitude.dtype == np.float32 and amplitude.shape == (64, 512)
+        assert amplitude.dtype == np.float32 and amplitude.shape == (64, 256)
         power = amplitude.astype(float) ** 2
         assert np.abs(power - np.rint(power)).max() < 1e-2 and amplitude.min() >= 1
         assert amplitude.max() <= np.sqrt(2) * largest + 1e-3
@@ -142,7 +142,7 @@ def test_packets_are_lost_and_reported_twice_in_order():
     steps = []
     for seed in range(50):
         packets = csi._reported_packets(np.random.default_rng(seed))
-        assert len(packets) == 512 and 0 <= packets.min() and packets.max() < 576
+        assert len(packets) == 256 and 0 <= packets.min() and packets.max() < 288
         steps.append(np.diff(packets))
     steps = np.concatenate(steps)
     assert steps.min() == 0 and 2 <= steps.max() <= 4
@@ -151,7 +151,7 @@ def test_packets_are_lost_and_reported_twice_in_order():
 
 def test_rows_hold_what_the_columns_say(recordings):
     rows, images, drawn = recordings
-    assert rows[0]["image"].shape == (1, 64, 512) and images.dtype == np.float32 and np.isfinite(images).all()
+    assert rows[0]["image"].shape == (1, 64, 256) and images.dtype == np.float32 and np.isfinite(images).all()
     largest = np.array([row["largest_integer"] for row in drawn])
     assert set(largest) == {127, 511} and np.all(images.max((1, 2)) <= np.sqrt(2) * largest + 1e-3)
     assert images.min() >= 1
@@ -179,7 +179,7 @@ def test_people_who_walk_are_seen_above_the_noise_and_empty_rooms_are_not(record
             slow_db = np.apply_along_axis(np.convolve, 1, shown_db, np.ones(16) / 16, "valid")
             changes_db[row["movers"][0]].append(np.median(slow_db.std(1)))
     assert min(map(len, changes_db.values())) >= 5
-    assert np.median(changes_db["walk"]) > 4 * np.median(changes_db["nobody"])
+    assert np.median(changes_db["walk"]) > 3 * np.median(changes_db["nobody"])
 
 
 def test_rows_are_a_function_of_seed_split_and_index(recordings):

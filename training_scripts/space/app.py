@@ -40,8 +40,8 @@ def build(serving: Serving) -> gr.Blocks:
             return ""
         found, note = serving.reconstruct(signal, mask_ratio)
         drawn = [
-            page.reconstruction_note(family, parts) + (plots.plot_iq if family == "iq" else plots.plot_image)(parts)
-            for family, parts in found.items()
+            page.reconstruction_note(name, parts) + (plots.plot_iq if name == "waveform" else plots.plot_image)(parts)
+            for name, parts in found.items()
         ]
         return page.note(note) + "".join(drawn)
 

@@ -9,7 +9,11 @@ from plots import thumbnail
 from serving import Prediction, Reconstruction, Serving
 
 MAX_CLASSES = 5
-FAMILIES = {"iq": "IQ", "image": "Spectrogram"}
+RECONSTRUCTED = {  # title, and what its tokens are
+    "waveform": ("IQ", "segments"),
+    "log_spectrum": ("IQ, the spectrum of each segment", "segments"),
+    "image": ("Spectrogram", "patches"),
+}
 
 
 def header(serving: Serving) -> str:
@@ -62,10 +66,10 @@ def summary(signal: Signal, offset: float | None) -> str:
     return f"<section class='summary'><h2>{escape(title)}</h2><dl>{cells}</dl></section>"
 
 
-def reconstruction_note(family: str, parts: Reconstruction) -> str:
-    share, tokens = 100 * parts.num_masked / parts.num_tokens, {"iq": "segments", "image": "patches"}[family]
+def reconstruction_note(name: str, parts: Reconstruction) -> str:
+    share, (title, tokens) = 100 * parts.num_masked / parts.num_tokens, RECONSTRUCTED[name]
     return (
-        f"<h4>{FAMILIES[family]}</h4><p class='note'>{parts.num_masked} of {parts.num_tokens} {tokens} hidden "
+        f"<h4>{title}</h4><p class='note'>{parts.num_masked} of {parts.num_tokens} {tokens} hidden "
         f"({share:.0f} %). Error on what is hidden: <b>{round(parts.error_db, 1) + 0.0:+.1f} dB</b>; 0 dB is a constant guess.</p>"
     )
 

@@ -184,7 +184,7 @@ def plot_image(parts: Reconstruction) -> str:
             axes.set(xticks=[], yticks=[], title=title)
             axes.spines[:].set_visible(False)
 
-    return draw((8.2, 2.9), plot, "original, masked and reconstructed spectrogram")
+    return draw((8.2, 2.9), plot, "original, masked and reconstructed image")
 
 
 def thumbnail(signal: Signal, size: int = 160) -> Image.Image:

@@ -4,6 +4,7 @@ import json
 import logging
 from copy import copy
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from threading import Lock
 
@@ -13,8 +14,8 @@ from inputs import Signal
 from transformers import AutoConfig, AutoModelForPreTraining, AutoProcessor
 
 from modeling_mmwfm.adapters_mmwfm import MMWFMAdapters, fetch
-from modeling_mmwfm.objectives_mmwfm import split_iq_logits
-from modeling_mmwfm.tokens_mmwfm import patchify, segment, unpatchify, unsegment
+from modeling_mmwfm.objectives_mmwfm import iq_targets, split_iq_logits
+from modeling_mmwfm.tokens_mmwfm import unpatchify, unsegment, unsegment_spectra
 
 logger = logging.getLogger(__name__)
 
@@ -27,10 +28,10 @@ INPUTS = {"iq": "iq_values", "image": "pixel_values"}
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """Of one family: (A, 2, T) or (C, H, W) each; NaN where `masked` is hidden.
+    """Waveform (A, 2, T), log-spectrum over time (A, M, S) or image (C, H, W) each; NaN where `masked` is hidden.
 
     Attributes:
-        error_db: of the hidden part, relative to its power (an image: its variance); 0 dB is a constant guess.
+        error_db: of the hidden part, relative to its variance (a waveform: its power); 0 dB is a constant guess.
     """
 
     original: np.ndarray
@@ -162,38 +163,40 @@ class Serving:
 
     @torch.no_grad()
     def reconstruct(self, signal: Signal, mask_ratio: float) -> tuple[dict[str, Reconstruction], str]:
-        """By family; a higher ratio hides what a lower one hides, and more."""
+        """By what is reconstructed, "waveform", "log_spectrum" and "image"; a higher ratio hides what a lower one
+        hides, and more."""
         parts, note = self.prepare_families(signal)
         found = {}
         for family, batch in parts.items():
-            if family == "iq" and "waveform" not in self.config.iq_targets:
-                note = f"{self.name} reconstructs {' and '.join(self.config.iq_targets)} of IQ, not the waveform"
-                continue
-            found[family] = self.reconstruct_family(family, batch, mask_ratio)
+            found |= self.reconstruct_family(family, batch, mask_ratio)
+        if "iq" in parts and not found.keys() & {"waveform", "log_spectrum"}:
+            note = (
+                f"{self.name} reconstructs of IQ its {' and '.join(self.config.iq_targets)}, which is not drawn here"
+            )
         return found, note
 
-    def reconstruct_family(self, family: str, batch: dict, mask_ratio: float) -> Reconstruction:
-        config, values = self.model.config, batch[INPUTS[family]].float()
-        tokens = segment(values, config.segment_length) if family == "iq" else patchify(values, config.patch_size)
-        noise = torch.rand(tokens.shape[:2], generator=torch.Generator().manual_seed(0))
+    def reconstruct_family(self, family: str, batch: dict, mask_ratio: float) -> dict[str, Reconstruction]:
+        config, tokens = self.model.config, self.model.mmwfm.tokenize(**batch)[family]
+        noise = torch.rand(tokens.values.shape[:2], generator=torch.Generator().manual_seed(0))
         with self.lock:
             setattr(config, f"mask_ratio_{family}", mask_ratio)
             output = self.model(**batch, **{f"{family}_noise": noise})
-        predicted = output[f"{family}_logits"]
-        predicted = split_iq_logits(predicted, config)["waveform"] if family == "iq" else predicted
-        if config.normalize_targets:  # of each token level and spread are not predicted: they are taken as known
-            std, mean = torch.std_mean(tokens, -1, keepdim=True)
-            predicted = predicted * std + mean
         mask = output[f"{family}_mask"][..., None].bool()
-        hidden, guess = tokens[mask[..., 0]], predicted[mask[..., 0]]
-        power = hidden.square().mean() if family == "iq" else hidden.var()
-        error_db = 10 * torch.log10((guess - hidden).square().mean() / power.clamp(min=1e-12)).item()
-        arrays = [tokens, tokens.masked_fill(mask, float("nan")), torch.where(mask, predicted, tokens)]
-        if family == "iq":
-            arrays = [unsegment(array, values.shape[1], values.shape[3]) for array in arrays]
-        else:
-            arrays = [unpatchify(array, config.patch_size, *values.shape[2:]) for array in arrays]
-        return Reconstruction(*(array[0].numpy() for array in arrays), mask.numel(), int(mask.sum()), error_db)
+        if family == "image":
+            height, width = batch["pixel_values"].shape[-2:]
+            fold = partial(unpatchify, patch_size=config.patch_size, height=height, width=width)
+            return {"image": compare("image", tokens.values, output.image_logits, mask, fold, config)}
+        antennas, _, samples = batch["iq_values"].shape[1:]
+        folds = {
+            "waveform": partial(unsegment, num_antennas=antennas, num_samples=samples),
+            "log_spectrum": lambda part: unsegment_spectra(part, antennas).flip(-2),  # drawn from the lowest row up
+        }
+        targets, predicted = iq_targets(tokens, config), split_iq_logits(output.iq_logits, config)
+        return {
+            name: compare(name, targets[name][0], predicted[name], mask, fold, config)
+            for name, fold in folds.items()
+            if name in targets
+        }
 
     @torch.no_grad()
     def predict(self, signal: Signal) -> list[Prediction]:
@@ -230,6 +233,19 @@ class Serving:
         if abs(signal.sampling_rate_hz / fitted_hz - 1) > 1e-6:
             return f"trained at {fitted_hz / 1e6:.4g} MS/s; converted from {signal.sampling_rate_hz / 1e6:.4g} MS/s"
         return ""
+
+
+def compare(name: str, targets: torch.Tensor, predicted: torch.Tensor, mask: torch.Tensor, fold, config):
+    """Tokens (1, N, V), what the model says of them, which were hidden (1, N, 1), and how to put them together ->
+    `Reconstruction`."""
+    if config.normalize_targets:  # of each token level and spread are not predicted: they are taken as known
+        std, mean = torch.std_mean(targets, -1, keepdim=True)
+        predicted = predicted * std + mean
+    hidden, guess = targets[mask[..., 0]], predicted[mask[..., 0]]
+    power = hidden.square().mean() if name == "waveform" else hidden.var()
+    error_db = 10 * torch.log10((guess - hidden).square().mean() / power.clamp(min=1e-12)).item()
+    parts = targets, targets.masked_fill(mask, float("nan")), torch.where(mask, predicted, targets)
+    return Reconstruction(*(fold(part)[0].numpy() for part in parts), mask.numel(), int(mask.sum()), error_db)
 
 
 def model_samples(config, num_antennas: int) -> int:
