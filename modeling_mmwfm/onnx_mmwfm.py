@@ -71,6 +71,8 @@ def load(folder: str) -> nn.Module:
     path = Path(folder)
     if not path.is_dir():
         raise ValueError(f"expected the folder of a model, found none at {folder}")
+    if (found := AutoConfig.from_pretrained(path).model_type) != "mmwfm":
+        raise ValueError(f"expected a model of type mmwfm in {folder}, found {found}")
     if not (path / "adapter_config.json").is_file():
         architectures = AutoConfig.from_pretrained(path).architectures or []
         if not any("Classification" in name for name in architectures):

@@ -9,6 +9,7 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from modeling_mmwfm import (
@@ -137,6 +138,17 @@ def test_every_row_can_name_its_adapter(adapters):
     pixels = images(2, 1, 8, 8)
     metres = adapters(["both", "pos"], pixel_values=pixels).logits
     assert torch.isnan(metres[1, 2:]).all() and not torch.isnan(metres[:, :2]).any()
+
+
+@torch.no_grad()
+def test_a_mixed_batch_costs_hardly_more_than_one_of_a_single_adapter(adapters):
+    """In floating-point operations, which no other job on the machine changes; ranks differ: that of one in the middle."""
+    values, flops = iq(32, 2, 64), []
+    for names in ("rfp", ["rfp", "amc"] * 16):
+        with FlopCounterMode(display=False) as counter:
+            adapters(names, iq_values=values)
+        flops.append(counter.get_total_flops())
+    assert 0.95 * flops[0] < flops[1] < 1.1 * flops[0]
 
 
 @torch.no_grad()

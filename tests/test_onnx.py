@@ -5,7 +5,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from modeling_mmwfm import MMWFMForSequenceClassification, MMWFMModel
+from modeling_mmwfm import IQFMConfig, IQFMModel, MMWFMForSequenceClassification, MMWFMModel
 from tests.small_models import RELEASED, images, iq, make
 
 REASON = "ONNX export is optional: pip install onnx onnxscript onnxruntime"
@@ -88,9 +88,11 @@ def test_an_encoder_of_images_with_its_weights_in_8_bits(tmp_path):
 
 def test_wrong_arguments_are_named(tmp_path, monkeypatch):
     make(MMWFMModel, modalities=("image",)).save_pretrained(tmp_path / "model")
+    IQFMModel(IQFMConfig()).save_pretrained(tmp_path / "iqfm")
     for arguments, message in [
         ({"output": "x.pt"}, "`output`: expected a name that ends in .onnx, found x.pt"),
         ({"model": "absent"}, "expected the folder of a model, found none at absent"),
+        ({"model": str(tmp_path / "iqfm")}, "expected a model of type mmwfm in .*iqfm, found iqfm"),
         ({"inputs": ["iq"]}, "`inputs`: expected some of \\['image'\\], found \\['iq'\\]"),
         ({"padding": True}, "`padding`: expected IQ among the inputs"),
     ]:
@@ -100,4 +102,4 @@ def test_wrong_arguments_are_named(tmp_path, monkeypatch):
     monkeypatch.setattr("sys.argv", ["export_onnx.py", "--model", "absent", "--output", "x.onnx"])
     with pytest.raises(SystemExit, match="export_onnx.py: error: expected the folder of a model"):
         run_script(export, ExportArguments)
-    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["iqfm", "model"]

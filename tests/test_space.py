@@ -25,7 +25,7 @@ from modeling_mmwfm import (
 )
 from modeling_mmwfm.finetuning_mmwfm import load_adapted
 from tests.recording_files import write_sigmf
-from tests.small_models import make
+from tests.small_models import RELEASED, make
 from tests.test_adapters import write_adapter
 
 pytest.importorskip("gradio")
@@ -338,6 +338,55 @@ def test_what_the_model_cannot_take_is_said(modules, models):
     found, note = serving.reconstruct(Signal("wide", "iq", np.repeat(signal()[None], 6, 0), 2048), 0.5)
     assert found == {} and "at most 5 antennas, this recording has 6" in note
     assert serving.embed(Signal("wide", "iq", np.repeat(signal()[None], 6, 0), 2048)) is None
+
+
+@pytest.mark.parametrize("normalized", [False, True])
+def test_a_model_of_spectra_shows_the_spectrum_over_time(modules, tmp_path, normalized):
+    """A carrier that the processor moves to 0 Hz is a line in the middle row; the rest as for the waveform."""
+    Signal, Serving = modules["inputs"].Signal, modules["serving"].Serving
+    make(MMWFMForPreTraining, normalize_targets=normalized, **RELEASED).save_pretrained(tmp_path / "base")
+    processor = MMWFMProcessor(
+        MMWFMFeatureExtractor(center_carrier=True), MMWFMImageProcessor(size={"height": 32, "width": 32})
+    )
+    head = {"id2label": dict(enumerate(LABELS)), "problem_type": "single_label_classification"}
+    write_adapter(tmp_path / "base", tmp_path / "tones-lora", ["iq"], head)
+    for folder in (tmp_path / "base", tmp_path / "tones-lora"):
+        processor.save_pretrained(folder)
+    serving = Serving(str(tmp_path / "base"), [str(tmp_path / "tones-lora")])
+    time_ = np.arange(4096)
+    tone = np.exp(2j * np.pi * time_ * np.where(time_ < 3072, 0.2, 0.3)).astype(np.complex64)[None]
+    one = Signal("tone", "iq", tone, 4096)
+    found, note = serving.reconstruct(one, 0.25)
+    assert list(found) == ["log_spectrum", "image"] and note == ""
+    parts = found["log_spectrum"]
+    assert parts.original.shape == (1, 64, 64) and (parts.num_tokens, parts.num_masked) == (64, 16)
+    rows = parts.original[0].argmax(0)  # from the lowest frequency up: 0 Hz in row 32, 0.1 of the rate 6 rows above
+    assert set(rows[:48]) == {32} and set(rows[48:]) == {38}
+    hidden = np.isnan(parts.masked)
+    assert set(hidden.mean((0, 1))) == {0.0, 1.0} and hidden.mean() == 0.25
+    assert np.array_equal(parts.reconstructed[~hidden], parts.original[~hidden])
+    error = np.square(parts.reconstructed - parts.original)[hidden].mean()
+    variance = parts.original[hidden].var(ddof=1)
+    assert parts.error_db == pytest.approx(10 * np.log10(error / variance), abs=1e-3)
+    more = serving.reconstruct(one, 0.5)[0]["log_spectrum"]
+    assert np.isnan(more.masked[hidden]).all()
+    assert "<svg" in modules["plots"].plot_image(parts)
+    import page
+
+    assert "16 of 64 segments hidden (25 %)" in page.reconstruction_note("log_spectrum", parts)
+    [prediction] = serving.predict(one)
+    with torch.no_grad():
+        scores = load_adapted(tmp_path / "tones-lora")(**processor(iq=tone)).logits[0].softmax(-1)
+    assert dict(prediction.values) == pytest.approx(dict(zip(LABELS, scores.tolist())), abs=1e-5)
+    assert serving.embed(one).shape == (32,)
+
+
+def test_targets_that_are_not_drawn_are_named(modules, tmp_path):
+    make(MMWFMForPreTraining, iq_targets={"envelope": 1.0}).save_pretrained(tmp_path / "base")
+    MMWFMProcessor().save_pretrained(tmp_path / "base")
+    serving = modules["serving"].Serving(str(tmp_path / "base"), [])
+    found, note = serving.reconstruct(modules["inputs"].Signal("x", "iq", signal()[None], 2048), 0.5)
+    assert list(found) == ["image"] and note == "base reconstructs of IQ its envelope, which is not drawn here"
 
 
 def test_a_copy_of_an_example_is_its_nearest(modules, models):
