@@ -94,5 +94,5 @@ def pretraining_processors(data) -> tuple[MMWFMProcessor, MMWFMProcessor]:
         "doppler_groups": data.csi_doppler_groups,
         "image_width": data.csi_width,
     }
-    csi = adapt_image_processor(MMWFMImageProcessor(normalization="dataset"), doppler)
+    csi = adapt_image_processor(MMWFMImageProcessor(normalization=data.csi_normalization), doppler)
     return processor, MMWFMProcessor(MMWFMFeatureExtractor(normalization=data.normalization), csi)

@@ -61,6 +61,7 @@ class DataArguments:
     spectrogram_hop: int = field(default=512, metadata={"help": "samples between frames"})
     center_peak: bool = field(default=False, metadata={"help": "spectrogram rows count from the strongest one"})
     csi_doppler_groups: int = field(default=14, metadata={"help": "CSI is seen as Doppler of so many groups"})
+    csi_normalization: str = field(default="dataset", metadata={"choices": ["dataset", "sample", "none"]})
     csi_width: int = field(default=224, metadata={"help": "frames of the Doppler view"})
     attn_implementation: str | None = field(
         default=None, metadata={"help": "sdpa, eager, ...; on a CPU eager is faster for up to a few hundred tokens"}
