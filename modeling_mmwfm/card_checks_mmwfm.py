@@ -98,8 +98,8 @@ def check_card(card: Path, content: str, kind: str) -> dict:
     return data
 
 
-def reported_metrics(card: Path, data: dict) -> list[tuple[str, str | None, float]]:
-    """(type, split, value) of every metric of a card's model-index.
+def reported_metrics(card: Path, data: dict) -> list[tuple[str, str | None, float, set[str]]]:
+    """(type, split, value, names of its data set) of every metric of a card's model-index.
 
     Raises:
         ValueError: it does not have the form that the Hub reads.
@@ -126,21 +126,24 @@ def reported_metrics(card: Path, data: dict) -> list[tuple[str, str | None, floa
                 name, value = text_at(metric, "type", "metrics"), metric.get("value")
                 if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
                     raise ValueError(f"{card}: metric `{name}`: expected a finite number, found {value!r}")
-                found.append((name, result["dataset"].get("split"), value))
+                dataset = result["dataset"]
+                found.append((name, dataset.get("split"), value, {dataset["name"], dataset["type"]}))
     return found
 
 
-def numbers(value, split: str | None, name: str = "") -> list[tuple[str, str | None, float]]:
-    """(name, split, value) of every number of a JSON object; the split is the innermost key that is one."""
+def numbers(value, split: str | None, keys: tuple[str, ...] = ()) -> list[tuple[str, str | None, float, set[str]]]:
+    """(name, split, value, keys above it) of every number of a JSON object; the split is the innermost key that is
+    one."""
     if isinstance(value, dict):
-        parts = [(part, key if key in SPLITS else split, key) for key, part in value.items()]
+        parts = [(part, key if key in SPLITS else split, (*keys, key)) for key, part in value.items()]
         return [found for part in parts for found in numbers(*part)]
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return [(name, split, value)] if is_number else []
+    return [(keys[-1], split, value, {*keys[:-1]})] if is_number and keys else []
 
 
 def check_metrics(folder: Path, data: dict):
-    """Every metric that a card reports is in a results file of its folder: same name, split and value.
+    """Every metric that a card reports is in a results file of its folder: same name, split and value, and where the
+    file has several data sets by name, same data set.
 
     Raises:
         ValueError: one is not.
@@ -151,11 +154,12 @@ def check_metrics(folder: Path, data: dict):
     files = sorted({*folder.glob("*results*.json"), *folder.glob("*metrics*.json")})
     known = [(*row, path.name) for path in files for row in numbers(read_json(path), path.stem.split("_")[0])]
     names = ", ".join(path.name for path in files) or "no results file"
-    for metric, split, value in reported:
+    for metric, split, value, datasets in reported:
         measured = [row for row in known if row[0] == metric and split in (None, row[1])]
+        measured = [row for row in measured if row[3] & datasets] or measured
         where = f"metric `{metric}`" + (f" of split `{split}`" if split else "")
         if not measured:
             raise ValueError(f"{card}: {where}: expected it in the folder's results, found none in {names}")
         if not any(math.isclose(value, row[2], rel_tol=1e-9, abs_tol=1e-12) for row in measured):
-            *_, number, file = measured[0]
+            _, _, number, _, file = measured[0]
             raise ValueError(f"{card}: {where}: expected {number} as in {file}, found {value}")

@@ -287,10 +287,17 @@ def card(folder: Path, **changes):
     (folder / "README.md").write_text(f"---\n{yaml.safe_dump(data)}---\n{body}")
 
 
+def index(folder: Path, **changes):
+    """Change parts of a card's first result."""
+    data = yaml.safe_load((folder / "README.md").read_text().split("---\n")[1])["model-index"]
+    data[0]["results"][0] |= changes
+    card(folder, **{"model-index": data})
+
+
 def metric(folder: Path, **changes):
-    data = yaml.safe_load((folder / "README.md").read_text().split("---\n")[1])
-    data["model-index"][0]["results"][0]["metrics"][0] |= changes
-    card(folder, **{"model-index": data["model-index"]})
+    data = yaml.safe_load((folder / "README.md").read_text().split("---\n")[1])["model-index"]
+    first, *others = data[0]["results"][0]["metrics"]
+    index(folder, metrics=[first | changes, *others])
 
 
 def rewrite(name: str, content: str | bytes):
@@ -311,6 +318,12 @@ CASES = {
     "no tags": ("base", lambda f: card(f, tags=None), "README.md: `tags`"),
     "other library": ("base", lambda f: card(f, library_name="timm"), "`library_name`: expected transformers"),
     "local base": ("adapter", lambda f: None, "README.md: `base_model`: expected the Hub name"),
+    "adapter without licence": ("adapter", lambda f: card(f, license=None), "README.md: `license`: .*found None"),
+    "rows without licence": ("rows", lambda f: card(f, license=None), "README.md: `license`: .*found None"),
+    "rows without tags": ("rows", lambda f: card(f, tags=[]), "README.md: `tags`"),
+    "index of no task": ("adapter", lambda f: index(f, task={}), "`task.type`: expected text"),
+    "index of no data set": ("adapter", lambda f: index(f, dataset={"type": "x"}), "`dataset.name`: expected text"),
+    "index of no metric": ("adapter", lambda f: index(f, metrics=[]), "`results.metrics`: expected a list"),
     "broken index": ("base", lambda f: card(f, **{"model-index": [{"name": "x"}]}), "`model-index.results`"),
     "text for a number": ("adapter", lambda f: metric(f, value="0.9"), "`mean_class_accuracy`: expected a finite"),
     "not a number": ("adapter", lambda f: metric(f, value=float("nan")), "`mean_class_accuracy`: expected a finite"),
@@ -376,6 +389,28 @@ def test_every_reported_number_is_that_of_its_split(folders, tmp_path):
     metric(folder, value=0.9)  # is that of the validation split
     with pytest.raises(ValueError, match="of split `test`: expected 0.25 as in test_results.json, found 0.9"):
         check_folder(folder, "local/x", "local/base")
+
+
+def test_a_number_of_another_data_set_is_no_number_of_this_one(folders, tmp_path):
+    folder = shutil.copytree(folders["base"], tmp_path / "folder")
+    values = {"ism433": 0.9, "csi-har": 0.8}
+    write_json(folder / "results.json", {name: {"test": {"accuracy": value}} for name, value in values.items()})
+
+    def report(values):
+        parts = {"task": {"type": "signal-classification"}}
+        results = [
+            {**parts, "dataset": {"type": name, "name": name, "split": "test"}, "metrics": [metric]}
+            for name, metric in ((name, {"type": "accuracy", "value": value}) for name, value in values.items())
+        ]
+        card(folder, **{"model-index": [{"name": "x", "results": results}]})
+
+    report(values)
+    check_folder(folder, "local/x")
+    report({"ism433": 0.9, "csi-har": 0.9})
+    with pytest.raises(
+        ValueError, match="metric `accuracy` of split `test`: expected 0.8 as in results.json, found 0.9"
+    ):
+        check_folder(folder, "local/x")
 
 
 @pytest.mark.parametrize("name", ["nouser", "a/b/c", "a/..", "user/with space"])
