@@ -36,9 +36,28 @@ def parse_recipe(parser: HfArgumentParser, arguments: list[str] | None = None) -
     if unknown := sorted(set(recipe) - known):
         raise ValueError(f"expected keys of {', '.join(k.__name__ for k in parser.dataclass_types)}, found {unknown}")
     # The recipe comes first and the command line last: of two values argparse takes the later.
-    from_recipe = []
+    return parser.parse_args_into_dataclasses(as_line(recipe) + arguments)
+
+
+def as_line(recipe: dict) -> list[str]:
+    """Keys and values -> a command line; mappings become JSON, None is left out."""
+    line = []
     for key, value in recipe.items():
         if value is not None:
             values = value if isinstance(value, list) else [value]
-            from_recipe += [f"--{key}", *(json.dumps(v) if isinstance(v, dict) else str(v) for v in values)]
-    return parser.parse_args_into_dataclasses(from_recipe + arguments)
+            line += [f"--{key}", *(json.dumps(part) if isinstance(part, dict) else str(part) for part in values)]
+    return line
+
+
+def read_json(text: str, name: str) -> dict:
+    """
+    Raises:
+        ValueError: no JSON, or not a mapping; `name` is that of the key.
+    """
+    try:
+        found = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"`{name}`: expected JSON, found {text!r}: {error}") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"`{name}`: expected a mapping, found {text}")
+    return found

@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from torch.utils.data import Dataset, IterableDataset
 
 from .augmentation_mmwfm import Augmentations
+from .recipes_mmwfm import read_json
 
 # What a model can be pretrained on -> argument of `forward`, in the order of training. Each has its own data set and
 # shares the parts of its input family, IQ or image, with the others of that family.
@@ -93,12 +94,9 @@ def read_augmentations(text: str | None) -> dict[str, Augmentations]:
     Raises:
         ValueError: it is not that, or has other sources or fields, or numbers out of their range.
     """
-    try:
-        found = json.loads(text or "{}")
-    except json.JSONDecodeError as error:
-        raise ValueError(f"`augmentations`: expected JSON, found {text!r}: {error}") from error
+    found = read_json(text or "{}", "augmentations")
     known = Augmentations.__dataclass_fields__
-    for source, settings in found.items() if isinstance(found, dict) else [("", found)]:
+    for source, settings in found.items():
         if source not in INPUTS or not isinstance(settings, dict) or not settings.keys() <= known.keys():
             raise ValueError(
                 f"`augmentations`: expected for some of {', '.join(INPUTS)} fields of {', '.join(known)}, found {text}"

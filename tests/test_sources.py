@@ -179,7 +179,7 @@ def test_views_taken_once_give_the_model_the_same_input():
     ("text", "message"),
     [
         ("{", "expected JSON"),
-        ('["iq"]', "expected for some of"),
+        ('["iq"]', "expected a mapping"),
         ('{"radar": {}}', "expected for some of"),
         ('{"iq": {"snr": [0, 1]}}', "expected for some of"),
         ('{"iq": {"snr_db": [3, 1]}}', "ascending"),

@@ -6,7 +6,6 @@ Keys of the recipe are the fields below and those of `PretrainingArguments`; eac
 The same command again resumes.
 """
 
-import json
 import os
 import shutil
 import sys
@@ -22,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # `processing` is 
 from modeling_mmwfm.data_collator_mmwfm import load_splits
 from modeling_mmwfm.inputs_mmwfm import pretraining_processors
 from modeling_mmwfm.pretraining_mmwfm import PretrainingArguments, finished_log, pretrain, use_cpu
-from modeling_mmwfm.recipes_mmwfm import run_script
+from modeling_mmwfm.recipes_mmwfm import read_json, run_script
 from processing.simulate import simulate
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -68,12 +67,7 @@ class DataArguments:
     )
 
     def __post_init__(self):
-        try:
-            options = json.loads(self.model_options or "{}")
-        except json.JSONDecodeError as error:
-            raise ValueError(f"`model_options`: expected JSON, found {self.model_options!r}: {error}") from error
-        if not isinstance(options, dict):
-            raise ValueError(f"`model_options`: expected fields of a configuration, found {self.model_options}")
+        read_json(self.model_options or "{}", "model_options")
         for source in TASKS:
             if getattr(self, f"simulated_{source}_samples") and getattr(self, f"{source}_dataset"):
                 raise ValueError(f"expected `{source}_dataset` or `simulated_{source}_samples`, found both")
@@ -130,7 +124,7 @@ def run(data, arguments, provenance, simulated, processes):
     # model
     torch.manual_seed(arguments.seed)
     name = data.model if Path(data.model).exists() or not (ROOT / data.model).exists() else str(ROOT / data.model)
-    config = AutoConfig.from_pretrained(name, **json.loads(data.model_options or "{}"))
+    config = AutoConfig.from_pretrained(name, **read_json(data.model_options or "{}", "model_options"))
     attention = {"attn_implementation": data.attn_implementation} if data.attn_implementation else {}
     if config.architectures:
         model = AutoModelForPreTraining.from_pretrained(name, config=config, dtype=torch.float32, **attention)
