@@ -15,14 +15,17 @@ from transformers.modeling_outputs import ImageClassifierOutput
 from modeling_mmwfm import (
     MMWFMConfig,
     MMWFMFeatureExtractor,
+    MMWFMForPreTraining,
     MMWFMForSequenceClassification,
     MMWFMModel,
     MMWFMProcessor,
 )
 from modeling_mmwfm.analysis_mmwfm import Segments, occupied_band
 from modeling_mmwfm.analyze import AnalysisArguments, analyze, main
+from modeling_mmwfm.finetuning_mmwfm import load_adapted
 from modeling_mmwfm.recordings_mmwfm import open_recording
 from tests.small_models import RELEASED, SMALL, make
+from tests.test_adapters import write_adapter
 
 RATE_HZ, CENTER_HZ, LENGTH = 1e6, 433e6, 512
 LABELS = ["noise", "tone", "band, wide"]
@@ -149,12 +152,14 @@ def test_the_result_does_not_depend_on_batches(written, folder, capture, tmp_pat
     assert spans[0] == spans[1]
 
 
-def test_a_model_of_spectra_and_centred_carriers(capture, tmp_path):
-    model = make(MMWFMForSequenceClassification, id2label=dict(enumerate(LABELS)), **RELEASED)
+def test_an_adapter_of_a_model_of_spectra_and_centred_carriers(capture, tmp_path):
+    make(MMWFMForPreTraining, **RELEASED).save_pretrained(tmp_path / "base")
     processor = MMWFMProcessor(MMWFMFeatureExtractor(center_carrier=True))
-    model.save_pretrained(tmp_path / "model")
-    processor.save_pretrained(tmp_path / "model")
-    files = analyze(capture, arguments(tmp_path / "model", tmp_path / "out", overlap=0.0))
+    head = {"id2label": dict(enumerate(LABELS)), "problem_type": "single_label_classification"}
+    folder = write_adapter(tmp_path / "base", tmp_path / "adapter", ["iq"], head)
+    processor.save_pretrained(folder)
+    model = load_adapted(folder)
+    files = analyze(capture, arguments(folder, tmp_path / "out", overlap=0.0))
     values = open_recording(capture).window(0, 10 * LENGTH).reshape(10, 1, LENGTH)
     with torch.no_grad():
         expected = model(**processor(iq=values)).logits.softmax(-1)

@@ -12,11 +12,19 @@ import pytest
 import torch
 from datasets import load_dataset
 
-from modeling_mmwfm import MMWFMFeatureExtractor, MMWFMForSequenceClassification, MMWFMImageProcessor, MMWFMProcessor
+from modeling_mmwfm import (
+    MMWFMFeatureExtractor,
+    MMWFMForPreTraining,
+    MMWFMForSequenceClassification,
+    MMWFMImageProcessor,
+    MMWFMProcessor,
+)
 from modeling_mmwfm import embed as embed_module
 from modeling_mmwfm.embed import EmbeddingArguments, embed, main
+from modeling_mmwfm.finetuning_mmwfm import load_adapted
 from modeling_mmwfm.recordings_mmwfm import open_recording
 from tests.small_models import RELEASED, make
+from tests.test_adapters import write_adapter
 
 ROOT = Path(__file__).parents[1]
 LENGTHS = [200, 64, 150, 30, 128, 90, 77]
@@ -146,14 +154,15 @@ def test_an_interrupted_run_goes_on_with_the_missing_shards(
         embed(recordings, arguments(checkpoint, output, hop=41))
 
 
-def test_a_model_of_spectra_and_centred_carriers(recordings, processor, tmp_path):
+def test_an_adapter_of_a_model_of_spectra_and_centred_carriers(recordings, processor, tmp_path):
     """The pooled features have a mean and a standard deviation, twice the width."""
     processor = copy.deepcopy(processor)
     processor.feature_extractor.center_carrier = True
-    model = make(MMWFMForSequenceClassification, num_labels=3, **RELEASED)
-    model.save_pretrained(tmp_path / "model")
-    processor.save_pretrained(tmp_path / "model")
-    check(embed(recordings, arguments(tmp_path / "model", tmp_path / "out")), recordings, model, processor)
+    make(MMWFMForPreTraining, **RELEASED).save_pretrained(tmp_path / "base")
+    folder = write_adapter(tmp_path / "base", tmp_path / "adapter", ["iq", "image"], {"num_labels": 3})
+    processor.save_pretrained(folder)
+    output = embed(recordings, arguments(folder, tmp_path / "out"))
+    check(output, recordings, load_adapted(folder).get_base_model(), processor)
 
 
 def test_a_folder_without_a_table_is_taken_whole(checkpoint, tmp_path):

@@ -8,6 +8,7 @@ import struct
 import subprocess
 import sys
 import wave
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -43,7 +44,7 @@ pipe = pipeline("signal-classification", model=folder, trust_remote_code=True, d
 features = pipeline("feature-extraction", model=folder, trust_remote_code=True, device="cpu")
 assert "transformers_modules" in type(pipe).__module__ and "transformers_modules" in type(features).__module__
 found = {"files": pipe(files, top_k=None), "array": pipe(inputs["iq"], top_k=None)}
-found["features"] = features(inputs["iq"])
+found["features"] = [features(inputs["iq"]), *features(files)]
 pipe.save_pretrained(folder + "-again")
 again = pipeline("signal-classification", model=folder + "-again", trust_remote_code=True, device="cpu")
 found["again"] = again(inputs["iq"], top_k=None)
@@ -153,7 +154,9 @@ def test_a_fresh_process_opens_the_folder_by_remote_code(folder, model, processo
         assert scores(result) == pytest.approx(expected, abs=1e-5)
     with torch.no_grad():
         features = model.mmwfm(**processor(iq=values, sampling_rate_hz=RATE_HZ)).pooler_output[0]
-    assert found["features"] == pytest.approx(features.tolist(), abs=1e-5)
+    assert len(found["features"]) == 1 + len(files)
+    for row in found["features"]:
+        assert row == pytest.approx(features.tolist(), abs=1e-5)
 
 
 @pytest.mark.parametrize("antennas", [1, 3])
@@ -268,15 +271,25 @@ def test_a_head_that_was_never_trained_is_refused(processor):
         pipeline("signal-classification", model=untrained, processor=processor, device="cpu")
 
 
+class Payload:
+    """A pickle of it makes a file when it is opened."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (Path.touch, (self.path,))
+
+
 def refusals(folder):
     """(file, arguments, message)"""
     values = signal()
     np.save(folder / "good.npy", values)
     (folder / "wav.npy").write_bytes(b"RIFF" + bytes(40))
     yield "wav.npy", {}, "expected an .npy array in .*wav.npy, found a .wav file"
-    (folder / "pickle.npy").write_bytes(pickle.dumps({"iq": 1}))
+    (folder / "pickle.npy").write_bytes(pickle.dumps(Payload(folder / "executed")))
     yield "pickle.npy", {}, "found a Python pickle"
-    np.save(folder / "objects.npy", np.array([{}, 1], dtype=object), allow_pickle=True)
+    np.save(folder / "objects.npy", np.array([Payload(folder / "executed")], dtype=object), allow_pickle=True)
     yield "objects.npy", {}, "expected a complete .npy file of numbers in .*objects.npy"
     (folder / "cut.npy").write_bytes((folder / "good.npy").read_bytes()[:-8])
     yield "cut.npy", {}, "expected a complete .npy file"
@@ -317,6 +330,7 @@ def test_wrong_files_are_named_with_what_they_hold(pipe, tmp_path):
     for name, arguments, message in refusals(tmp_path):
         with pytest.raises(ValueError, match=message):
             pipe(tmp_path / name, **arguments)
+    assert not (tmp_path / "executed").exists()
     with pytest.raises(ValueError, match="empty list"):
         pipe([])
     with pytest.raises(ValueError, match="expected images in the input, found iq"):

@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import runpy
 import shutil
 import subprocess
 import sys
@@ -65,6 +66,7 @@ for name, repository, settings in (
     ("absent", "local/push-none", {}),
     ("revision", base, {"revision": "v9"}),
     ("hidden", hidden, {}),
+    ("no token", hidden, {"token": False}),
     ("shown", hidden, {"token": token}),
 ):
     try:
@@ -120,8 +122,12 @@ def returned(hub, folders, tmp_path_factory):
     api = HfApi(endpoint, token=READER_TOKEN)
     with pytest.MonkeyPatch.context() as patch:
         online(patch)
-        publish(folders["rows"], ROWS, api=api)
-        publish(folders["base"], HIDDEN, private=True, api=api)
+        patch.setattr("huggingface_hub.constants.ENDPOINT", endpoint)
+        patch.setenv("HF_TOKEN", READER_TOKEN)
+        for line in ([folders["rows"], ROWS, "--repo_type", "dataset"], [folders["base"], HIDDEN, "--private"]):
+            folder, name, *options = map(str, line)
+            patch.setattr("sys.argv", [str(SCRIPT), folder, "--repo_id", name, *options])
+            runpy.run_path(str(SCRIPT), run_name="__main__")
         finish(script)
         publish(folders["adapter"], ADAPTER, tag="v1", base_model=BASE, api=api)
         changed = work / "changed"  # a second version, with other weights
@@ -184,6 +190,7 @@ def test_wrong_names_revisions_and_tokens_are_named(returned):
     assert "local/push-none" in found["absent"] and "not a valid model identifier" in found["absent"]
     assert "v9 is not a valid git identifier" in found["revision"]
     assert HIDDEN in found["hidden"] and "private repository" in found["hidden"] and "token" in found["hidden"]
+    assert HIDDEN in found["no token"] and "private repository" in found["no token"]
     assert isinstance(found["shown"], int) and offline["shown"] == found["shown"]
     assert "couldn't find them in the cached files" in offline["absent"]
 

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+import wave
 from pathlib import Path
 
 import numpy as np
@@ -310,6 +311,16 @@ def test_of_a_long_recording_the_beginning_is_read(modules, tmp_path):
     assert time.monotonic() - start < 5
     assert found.values.shape == (2, 2**17) and found.length == 2**31 and found.sampling_rate_hz == 5e6
     assert found.values[:, 0].tolist() == [0.5, 0.5j]
+
+
+def test_a_wav_is_read_with_its_rate(modules, tmp_path):
+    pairs = (np.stack([signal().real, signal().imag], -1) * 2**13).astype("<i2")
+    with wave.open(str(tmp_path / "a.wav"), "wb") as file:
+        file.setparams((2, 2, int(RATE_HZ), 0, "NONE", ""))
+        file.writeframes(pairs.tobytes())
+    found = modules["inputs"].read_upload([str(tmp_path / "a.wav")], None, 1, 0)
+    assert (found.kind, found.length, found.sampling_rate_hz) == ("iq", 2048, RATE_HZ)
+    np.testing.assert_array_equal(found.values[0], (pairs / np.float32(2**15)).view(np.complex64)[:, 0])
 
 
 def test_constellations_are_centred(modules):
