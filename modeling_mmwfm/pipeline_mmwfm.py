@@ -5,6 +5,7 @@ pipe("capture.sigmf-meta")   # [{"label": "lora", "score": 0.98}, ...]
 """
 
 import os
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -12,6 +13,9 @@ from transformers import AutoModelForSequenceClassification, AutoProcessor, Batc
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from .recordings_mmwfm import describe, open_recording
+
+if TYPE_CHECKING:  # transformers copies the code that it finds imported: so an adapter's folder gets the model's, too
+    from .modeling_mmwfm import MMWFMForSequenceClassification
 
 MAX_SAMPLES = 2**20  # in one forward, over all antennas
 PREPROCESSING = (
@@ -32,7 +36,7 @@ def custom_pipelines() -> dict[str, dict]:
     }
 
 
-def check_head(model):
+def check_head(model: "MMWFMForSequenceClassification"):
     """Refuses a head that was never trained, as of a pretraining checkpoint: it has no task and its bias is zero."""
     bias = getattr(getattr(model, "classifier", None), "bias", None)
     if bias is not None and model.config.problem_type is None and not bias.any():

@@ -191,6 +191,15 @@ def test_transformers_itself_loads_an_adapter(base, folders, alone, name):
     model.load_adapter(str(folders[name]), adapter_name=name)
     assert torch.equal(model(**INPUTS[name]).logits, alone[name])
     assert not torch.equal(before, alone[name])
+    opened = AutoModelForSequenceClassification.from_pretrained(folders[name]).eval()  # with base, head and labels
+    assert torch.equal(opened(**INPUTS[name]).logits, alone[name])
+    trained = PeftModel.from_pretrained(
+        MMWFMForSequenceClassification.from_pretrained(base, config=config), folders[name], is_trainable=True
+    )
+    assert {"lora_A", "classifier"} <= {
+        part for key, p in trained.named_parameters() if p.requires_grad for part in key.split(".")
+    }
+    assert torch.equal(trained.eval()(**INPUTS[name]).logits, alone[name])
 
 
 @torch.no_grad()

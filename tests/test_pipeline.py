@@ -39,7 +39,7 @@ import json, sys
 sys.modules["modeling_mmwfm"] = None
 import numpy as np
 from transformers import pipeline
-folder, inputs, files = sys.argv[1], np.load(sys.argv[2]), sys.argv[4:]
+folder, inputs, adapter, files = sys.argv[1], np.load(sys.argv[2]), sys.argv[4], sys.argv[5:]
 pipe = pipeline("signal-classification", model=folder, trust_remote_code=True, device="cpu")
 features = pipeline("feature-extraction", model=folder, trust_remote_code=True, device="cpu")
 assert "transformers_modules" in type(pipe).__module__ and "transformers_modules" in type(features).__module__
@@ -48,6 +48,8 @@ found["features"] = [features(inputs["iq"]), *features(files)]
 pipe.save_pretrained(folder + "-again")
 again = pipeline("signal-classification", model=folder + "-again", trust_remote_code=True, device="cpu")
 found["again"] = again(inputs["iq"], top_k=None)
+adapted = pipeline("signal-classification", model=adapter, trust_remote_code=True, device="cpu")
+found["adapter"] = adapted(inputs["iq"], top_k=None)
 json.dump(found, open(sys.argv[3], "w"))
 """
 
@@ -139,8 +141,10 @@ def test_a_fresh_process_opens_the_folder_by_remote_code(folder, model, processo
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     environment |= {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "home")}
     (tmp_path / "elsewhere").mkdir()
+    adapter = write_adapter(folder, tmp_path / "adapter", ["iq"], {"id2label": dict(enumerate("abc"))})
+    processor.save_pretrained(adapter)
     done = subprocess.run(
-        [sys.executable, "-c", READER, folder, tmp_path / "inputs.npz", tmp_path / "found.json", *files],
+        [sys.executable, "-c", READER, folder, tmp_path / "inputs.npz", tmp_path / "found.json", adapter, *files],
         cwd=tmp_path / "elsewhere",
         env=environment,
         capture_output=True,
@@ -154,6 +158,8 @@ def test_a_fresh_process_opens_the_folder_by_remote_code(folder, model, processo
         assert scores(result) == pytest.approx(expected, abs=1e-5)
     with torch.no_grad():
         features = model.mmwfm(**processor(iq=values, sampling_rate_hz=RATE_HZ)).pooler_output[0]
+        logits = load_adapted(adapter)(**processor(iq=values)).logits[0]
+    assert scores(found["adapter"]) == pytest.approx(dict(zip("abc", logits.softmax(-1).tolist())), abs=1e-5)
     assert len(found["features"]) == 1 + len(files)
     for row in found["features"]:
         assert row == pytest.approx(features.tolist(), abs=1e-5)
