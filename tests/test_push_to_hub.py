@@ -76,6 +76,32 @@ for name, repository, settings in (
 torch.save(found, result)
 """
 
+# The same names given to the tools of the package, and to the page in the browser, which has fewer packages.
+TOOLS = """
+import sys
+sys.modules |= dict.fromkeys(["datasets", "sigmf", "scipy", "sklearn", "evaluate", "h5py", "tensorboard"])
+import torch
+inputs, result, base, adapter, space = sys.argv[1:]
+sys.path.insert(0, space)
+import app
+from serving import Serving, Signal, find_adapters
+batch = torch.load(inputs)
+values = torch.view_as_complex(batch["iq_values"][0].mT.contiguous()).numpy()
+serving = Serving(base, find_adapters([adapter]))
+[prediction] = serving.predict(Signal("x", "iq", values, values.shape[1]))
+found = {"space": dict(prediction.values)}
+for name in [name for name, module in sys.modules.items() if module is None]:
+    del sys.modules[name]
+from modeling_mmwfm.analyze import load_model
+from modeling_mmwfm.embed import load_encoder
+for load in (load_model, load_encoder):
+    model, processor = load(adapter)
+    with torch.no_grad():
+        scores = model(**processor(iq=values)).logits[0].softmax(-1).tolist()
+    found[load.__name__] = dict(zip(model.config.id2label.values(), scores))
+torch.save(found, result)
+"""
+
 
 def start(environment, *command):
     return subprocess.Popen([sys.executable, *map(str, command)], env=environment, stderr=subprocess.PIPE, text=True)
@@ -183,6 +209,22 @@ def test_pipelines_take_an_adapter_by_name(returned, folders, state):
     answer = {entry["label"]: entry["score"] for entry in found["signal-classification"]}
     assert answer == pytest.approx(dict(zip(("negative", "positive"), scores)), abs=1e-5)
     assert found["feature-extraction"] == pytest.approx(features, abs=1e-5)
+
+
+def test_tools_and_the_page_take_names(returned, hub, folders, tmp_path):
+    pytest.importorskip("gradio")
+    batch = returned[2]
+    torch.save(batch, tmp_path / "inputs.pt")
+    space = SCRIPT.parent / "space"
+    names = ["-c", TOOLS, tmp_path / "inputs.pt", tmp_path / "result.pt", BASE, ADAPTER, space]
+    environment = client_environment(hub[0], tmp_path / "cache") | {"PYTHONPATH": str(SCRIPT.parents[1])}
+    finish(start(environment, *names))
+    adapted, processor = load_adapted(folders["adapter"]), MMWFMProcessor.from_pretrained(folders["adapter"])
+    with torch.no_grad():
+        logits = adapted(**processor(iq=torch.view_as_complex(batch["iq_values"][0].mT.contiguous()))).logits[0]
+    expected = dict(zip(("negative", "positive"), (2 * logits).softmax(-1).tolist()))  # a head of twice the weights
+    for tool, scores in torch.load(tmp_path / "result.pt").items():
+        assert scores == pytest.approx(expected, abs=1e-5), tool
 
 
 def test_wrong_names_revisions_and_tokens_are_named(returned):

@@ -80,9 +80,8 @@ class Serving:
         self.processors, self.families = {}, {}
         for folder in adapters:
             name = self.adapters.load(folder, Path(folder).name.replace(".", "-"))
-            path = fetch(folder)
-            self.processors[name] = AutoProcessor.from_pretrained(path)
-            saved = " ".join(json.loads((path / "adapter_config.json").read_text())["modules_to_save"])
+            self.processors[name] = AutoProcessor.from_pretrained(folder)
+            saved = " ".join(json.loads((fetch(folder) / "adapter_config.json").read_text())["modules_to_save"])
             self.families[name] = {family for family in INPUTS if f"{family}_embeddings" in saved}
         self.lock = Lock()  # a mask ratio belongs to the configuration
 
