@@ -25,8 +25,14 @@ class OpensAdapters:
                 own._attn_implementation, config = config._attn_implementation, own
             except OSError:
                 pass  # of other adapters that peft writes: head and labels are what the caller says
-        model = super().from_pretrained(
-            pretrained_model_name_or_path, *args, config=config, adapter_kwargs=adapter_kwargs, **kwargs
-        )
-        model.opened_adapter = {"pretrained_model_name_or_path": adapter, **place}
+        try:
+            model = super().from_pretrained(
+                pretrained_model_name_or_path, *args, config=config, adapter_kwargs=adapter_kwargs, **kwargs
+            )
+        except OSError as error:
+            raise ValueError(
+                f"{adapter}: expected the base of the adapter at {pretrained_model_name_or_path}, found none: {error}"
+            ) from error
+        opened = model[0] if isinstance(model, tuple) else model  # with `output_loading_info`
+        opened.opened_adapter = {"pretrained_model_name_or_path": adapter, **place}
         return model

@@ -47,7 +47,7 @@ def check_head(model: "MMWFMForSequenceClassification"):
 
 def processor_of(model, processor):
     """That of the adapter, where `pipeline` has taken that of the base: it does so with an adapter by Hub name."""
-    adapter = getattr(model, "opened_adapter", None)
+    adapter = vars(model).pop("opened_adapter", None)
     if adapter is None:
         return processor
     base = AutoProcessor.from_pretrained(model.config.name_or_path, trust_remote_code=True)

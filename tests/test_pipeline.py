@@ -269,6 +269,9 @@ def test_an_adapter_by_its_folder(processor, tmp_path, settings):
     pipe.save_pretrained(tmp_path / "again")
     again = pipeline("signal-classification", model=str(tmp_path / "again"), trust_remote_code=True, device="cpu")
     assert scores(again(values)) == pytest.approx(expected, abs=1e-5)
+    (tmp_path / "base").rename(tmp_path / "moved")
+    with pytest.raises(ValueError, match="adapter: expected the base of the adapter at .*/base, found none"):
+        pipeline("signal-classification", model=str(folder), trust_remote_code=True, device="cpu")
 
 
 def test_a_head_that_was_never_trained_is_refused(processor):
