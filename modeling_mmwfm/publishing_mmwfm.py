@@ -213,7 +213,10 @@ def check_folder(folder: str | Path, repo_id: str, base_model: str | None = None
         raise ValueError(f"`base_model`: expected a Hub name user/name, and a model or adapter, found {base_model!r}")
     files = find_files(folder, kind)
     if CARD not in files:
-        raise ValueError(f"{folder / CARD}: expected the folder's card, found none")
+        writer = f"; `python -m processing.dataset_card {folder} --output {folder}` writes that of a simulated set"
+        raise ValueError(
+            f"{folder / CARD}: expected the folder's card, found none{writer if kind == 'dataset' else ''}"
+        )
     allowed = {path.resolve() for path in code_files(folder)}
     for path in files.values():
         if path.suffix == ".py" and path.resolve() not in allowed:

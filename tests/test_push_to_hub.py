@@ -22,6 +22,7 @@ from modeling_mmwfm.cards_mmwfm import write_pretraining_card
 from modeling_mmwfm.files_mmwfm import write_json
 from modeling_mmwfm.finetuning_mmwfm import FinetuningArguments, finetune, load_adapted
 from modeling_mmwfm.publishing_mmwfm import check_folder, publish
+from processing.dataset_card import write_card
 from processing.simulate import simulate
 from tests.hub_server import READER_TOKEN, client_environment
 from tests.small_models import iq
@@ -132,7 +133,7 @@ def folders(tmp_path_factory):
     processor.feature_extractor.normalization = "none"  # other than the base's
     finetune(str(base), processor, splits, FinetuningArguments(output_dir=str(adapter), **settings))
     rows = simulate("rfp", work / "rows", samples=40, seed=2)
-    (rows / "README.md").write_text("---\nlicense: cc-by-4.0\ntags: [wireless]\n---\n# Rows\n")
+    write_card(rows, rows)
     return {"base": base, "adapter": adapter, "rows": rows}
 
 
@@ -359,6 +360,7 @@ def rewrite(name: str, content: str | bytes):
 
 CASES = {
     "no card": ("base", lambda f: (f / "README.md").unlink(), "README.md: expected the folder's card"),
+    "rows without card": ("rows", lambda f: (f / "README.md").unlink(), "README.md: .*processing.dataset_card"),
     "no metadata": ("base", rewrite("README.md", "# A model\n"), "README.md: expected `key: value` lines"),
     "broken metadata": ("base", rewrite("README.md", "---\nlicense: [\n---\n"), "README.md: expected YAML"),
     "no licence": ("base", lambda f: card(f, license=None), "README.md: `license`: .*found None"),
