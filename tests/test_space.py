@@ -428,6 +428,17 @@ def test_a_wrong_model_or_adapter_is_refused(modules, models, tmp_path, capsys):
         assert stopped.value.code == 1 and message in capsys.readouterr().err
 
 
+def test_adapters_beside_the_model_are_found(modules, models, tmp_path, caplog):
+    shutil.copytree(models / "base", tmp_path / "base")
+    shutil.copytree(models / "adapters" / "place-lora", tmp_path / "adapters" / "place")
+    shutil.copytree(models / "adapters" / "signals-lora", tmp_path / "signals")
+    make(MMWFMForPreTraining, hidden_size=64).save_pretrained(tmp_path / "wide")
+    write_adapter(tmp_path / "wide", tmp_path / "wide-lora", ["iq"], {"num_labels": 2})
+    found = modules["serving"].fitting_adapters(str(tmp_path / "base"))
+    assert found == [str(tmp_path / "adapters" / "place"), str(tmp_path / "signals")]
+    assert "wide-lora is left out: trained on a model of other sizes" in caplog.text
+
+
 def test_examples_are_small_and_come_from_the_simulators():
     from training_scripts.space import make_examples
 

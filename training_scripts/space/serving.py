@@ -296,9 +296,9 @@ def find_adapters(places: list[str]) -> list[str]:
 
 
 def fitting_adapters(model: str) -> list[str]:
-    """The adapters beside a model's folder that were trained on a model of its sizes."""
-    config, found = AutoConfig.from_pretrained(model), []
-    for path in sorted(Path(model).parent.glob("*/adapter_config.json")):
+    """The adapters beside a model's folder, or in `adapters` there, that were trained on a model of its sizes."""
+    config, found, beside = AutoConfig.from_pretrained(model), [], Path(model).parent
+    for path in sorted([*beside.glob("*/adapter_config.json"), *beside.glob("adapters/*/adapter_config.json")]):
         own = AutoConfig.from_pretrained(path.parent)
         names = ("model_type", "hidden_size", "num_hidden_layers", "patch_size", "segment_length")
         if all(getattr(own, name, None) == getattr(config, name, None) for name in names):
