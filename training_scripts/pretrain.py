@@ -6,6 +6,7 @@ Keys of the recipe are the fields below and those of `PretrainingArguments`; eac
 The same command again resumes.
 """
 
+import math
 import os
 import shutil
 import sys
@@ -50,7 +51,9 @@ class DataArguments:
     simulated_csi_samples: int = field(default=0, metadata={"help": "the same of `pretrain-csi`"})
     simulated_narrowband_samples: int = field(default=0, metadata={"help": "the same of `pretrain-narrowband`"})
     streaming: bool = field(default=False, metadata={"help": "read rows as they come; needs `max_steps`"})
-    statistics_samples: int = field(default=10_000, metadata={"help": "first rows of a stream that are measured"})
+    statistics_samples: int = field(
+        default=4_000, metadata={"help": "rows of each source that the statistics are measured on"}
+    )
     keep_in_memory: bool = field(default=False, metadata={"help": "rows, instead of in a memory-mapped file"})
     normalization: str = field(default="dataset", metadata={"choices": ["dataset", "sample", "none"]})
     image_height: int = 224
@@ -117,9 +120,11 @@ def run(data, arguments, provenance, simulated, processes):
     # processors
     processor, csi_processor = pretraining_processors(data)
     for source, rows in reversed(train.items()):  # of both sets of IQ the statistics are those of `iq`
-        (csi_processor if source == "csi" else processor).fit(
-            rows.take(data.statistics_samples) if data.streaming else rows
-        )
+        if data.streaming:
+            rows = rows.take(data.statistics_samples)
+        else:
+            rows = rows.select(range(0, len(rows), math.ceil(len(rows) / data.statistics_samples)))
+        (csi_processor if source == "csi" else processor).fit(rows)
 
     # model
     torch.manual_seed(arguments.seed)

@@ -26,7 +26,7 @@ OPTIONS = {}
 
 NUM_PACKETS = 256
 SPARE_PACKETS = 32  # simulated in addition, so that some can be lost
-PACKET_RATE_HZ = (50.0, 200.0)
+PACKET_RATE_HZ = (25.0, 150.0)
 SUBCARRIER = np.arange(-32, 32)
 SUBCARRIERS_HZ = 312.5e3 * SUBCARRIER
 UNUSED = (np.abs(SUBCARRIER) > 26) | (SUBCARRIER == 0)  # legacy OFDM, IEEE 802.11-2020, 17.3.5.10
