@@ -12,6 +12,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from tqdm.auto import tqdm
 
+from .data_collator_mmwfm import draws_of, shift_carrier
 from .evaluation_mmwfm import RESULTS_FILE, report, score, write_predictions
 from .files_mmwfm import write_json
 from .targets_mmwfm import draw_rows, target_column
@@ -97,11 +98,14 @@ LINEAR = "linear on hand features"
 FEATURES = {LINEAR: hand_features, "nearest neighbour on log-spectra": log_spectra}
 
 
-def measure(rows: Dataset, batch_size: int = 64) -> dict[str, np.ndarray]:
-    """Every kind of feature of every row: name -> (rows, F)."""
+def measure(rows: Dataset, batch_size: int = 64, carrier_shift: float = 0.0) -> dict[str, np.ndarray]:
+    """Every kind of feature of every row: name -> (rows, F); IQ under the carrier shifts that models are tested under."""
     found = {name: [] for name in FEATURES}
     for start in tqdm(range(0, len(rows), batch_size), desc="features", leave=False):
-        columns = rows[start : start + batch_size]
+        columns = dict(rows[start : start + batch_size])
+        if carrier_shift and "iq" in columns:
+            iq = np.asarray(columns["iq"], dtype=np.float32)
+            columns["iq"] = shift_carrier(iq, carrier_shift * draws_of(columns))
         for name, function in FEATURES.items():
             found[name].append(function(columns))
     return {name: np.concatenate(parts) for name, parts in found.items()}
@@ -187,9 +191,9 @@ def count_labels(rows: Dataset) -> int:
     return rows.features["label"].num_classes if column == "label" else len(rows[0]["position"])
 
 
-def measure_splits(splits: dict[str, Dataset]) -> dict[str, dict[str, np.ndarray]]:
+def measure_splits(splits: dict[str, Dataset], carrier_shift: float = 0.0) -> dict[str, dict[str, np.ndarray]]:
     """`measure` of every split: what `fit_baseline` takes, for any budget and seed."""
-    return {split: measure(rows) for split, rows in splits.items()}
+    return {split: measure(rows, carrier_shift=carrier_shift) for split, rows in splits.items()}
 
 
 def fit_baseline(

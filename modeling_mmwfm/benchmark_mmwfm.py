@@ -259,7 +259,7 @@ def run_cells(cells: list[Cell], tasks: dict[str, Task], models: dict[str, str],
     bar = tqdm(total=len(cells), initial=len(cells) - len(waiting), desc="cells", unit="cell")
     for task, group in itertools.groupby([c for c in waiting if c.model == HAND_FEATURES], lambda cell: cell.task):
         splits = load_splits(tasks[task].dataset)
-        features = measure_splits(splits)
+        features = measure_splits(splits, tasks[task].settings.get("carrier_shift", 0.0))
         for cell in group:
             fit_baseline(LINEAR, splits, features, cell.samples_per_class, cell.seed, cell_folder(output_dir, cell))
             bar.update()

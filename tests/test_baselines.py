@@ -8,6 +8,7 @@ from datasets import Array3D, ClassLabel, Dataset, Features, List, Value
 
 from modeling_mmwfm.baselines_mmwfm import (
     FEATURES,
+    LINEAR,
     bands,
     fit_baseline,
     image_features,
@@ -17,6 +18,7 @@ from modeling_mmwfm.baselines_mmwfm import (
     run_baselines,
 )
 from modeling_mmwfm.targets_mmwfm import draw_labels
+from tests.small_sets import tone_rows
 
 
 def tones(frequencies, seed, samples=512):
@@ -126,3 +128,13 @@ def test_missing_splits_and_targets_are_named():
         run_baselines({"train": rows})
     with pytest.raises(ValueError, match="expected a column `label` or `position`, found \\['iq'\\]"):
         run_baselines({"train": rows.remove_columns("label"), "test": rows.remove_columns("label")})
+
+
+def test_hand_features_are_measured_under_the_same_carrier_shifts_as_models():
+    # Two classes by the carrier's place alone.
+    splits = {split: tone_rows(60, split, number) for number, split in enumerate(("train", "test"))}
+    accuracy = {
+        shift: fit_baseline(LINEAR, splits, measure_splits(splits, shift))["test"]["mean_class_accuracy"]
+        for shift in (0.0, 0.5)
+    }
+    assert accuracy[0.0] > 0.95 and accuracy[0.5] < 0.75
