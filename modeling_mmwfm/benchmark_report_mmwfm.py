@@ -28,14 +28,15 @@ from .report_mmwfm import STYLE, embed
 PAGE = Environment(autoescape=True).from_string("""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{{ title }}</title><style>{{ style }}
 td.best { font-weight: 600 } tr.published td { color: #777; font-style: italic } .note { color: #555 }
+.wide { overflow-x: auto } .wide td { white-space: nowrap }
 </style></head><body>
 <h1>{{ title }}</h1>
 <p>{{ introduction }}</p>
 {% for table in tables %}<h2>{{ table.title }}</h2>
-<table><tr><th>model</th><th>regime</th>{% for column in table.columns %}<th>{{ column }}</th>{% endfor %}</tr>
+<div class="wide"><table><tr><th>model</th><th>regime</th>{% for column in table.columns %}<th>{{ column }}</th>{% endfor %}</tr>
 {% for row in table.rows %}<tr{% if row.published %} class="published"{% endif %}><td>{{ row.model }}</td><td>{{ row.regime }}</td>
 {% for cell in row.cells %}<td{% if cell.best %} class="best"{% endif %}>{{ cell.text }}</td>{% endfor %}</tr>
-{% endfor %}</table><p class="note">{{ table.note }}</p>
+{% endfor %}</table></div><p class="note">{{ table.note }}</p>
 {% endfor %}
 {% for section in sections %}<h2>{{ section.title }}</h2><p class="note">{{ section.note }}</p>
 <div class="row">{% for name, image in section.images %}<figure><img alt="{{ name }}" src="data:image/png;base64,{{ image }}">
@@ -255,6 +256,7 @@ def write_benchmark_report(
     curves = [
         (REGIME_NAMES.get(regime, regime), plot_label_efficiency(summary, regime, num_labels, path))
         for regime in arguments.regimes
+        if len(arguments.label_budgets) > 1  # one point is no curve
         for path in [output_dir / "figures" / f"labels-{regime}.png"]
     ]
     regime = arguments.regimes[-1]
