@@ -26,17 +26,25 @@ def parse_recipe(parser: HfArgumentParser, arguments: list[str] | None = None) -
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     recipe = {}
     if arguments and arguments[0].endswith((".yaml", ".yml")):
-        path = Path(arguments.pop(0))
-        if not path.is_file():
-            raise ValueError(f"expected a recipe, found no file {path}")
-        recipe = yaml.safe_load(path.read_text()) or {}
-        if not isinstance(recipe, dict):
-            raise ValueError(f"expected `key: value` lines in {path}, found {type(recipe).__name__}")
+        recipe = read_recipe(arguments.pop(0))
     known = {field for kind in parser.dataclass_types for field in kind.__dataclass_fields__}
     if unknown := sorted(set(recipe) - known):
         raise ValueError(f"expected keys of {', '.join(k.__name__ for k in parser.dataclass_types)}, found {unknown}")
     # The recipe comes first and the command line last: of two values argparse takes the later.
     return parser.parse_args_into_dataclasses(as_line(recipe) + arguments)
+
+
+def read_recipe(path: str | Path) -> dict:
+    """
+    Raises:
+        ValueError: no such file, or other content than keys and values.
+    """
+    if not Path(path).is_file():
+        raise ValueError(f"expected a recipe, found no file {path}")
+    recipe = yaml.safe_load(Path(path).read_text()) or {}
+    if not isinstance(recipe, dict):
+        raise ValueError(f"expected `key: value` lines in {path}, found {type(recipe).__name__}")
+    return recipe
 
 
 def as_line(recipe: dict) -> list[str]:

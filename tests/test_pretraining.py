@@ -335,7 +335,7 @@ def sharded_set(tmp_path_factory, monkeypatch):
 
 
 def test_processes_read_different_rows_of_a_stream_and_every_pass_has_its_own_order(sharded_set):
-    def starts(columns, draws):  # what tells rows apart
+    def starts(columns, draws, generator):  # what tells rows apart
         return {"iq_values": torch.from_numpy(np.asarray(columns["iq"])[:, 0, 0, 0])}
 
     seen = []

@@ -11,7 +11,6 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import yaml
 from transformers import HfArgumentParser
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # `processing` is not an installed package
@@ -20,7 +19,7 @@ from modeling_mmwfm.ablation_mmwfm import summarize_probes, write_ablation
 from modeling_mmwfm.inputs_mmwfm import InputArguments
 from modeling_mmwfm.pretraining_mmwfm import PretrainingArguments
 from modeling_mmwfm.probing_mmwfm import ProbeArguments
-from modeling_mmwfm.recipes_mmwfm import as_line, read_json, run_script
+from modeling_mmwfm.recipes_mmwfm import as_line, read_json, read_recipe, run_script
 from processing.simulate import simulate
 from training_scripts import pretrain, probe
 
@@ -71,7 +70,7 @@ def probe_variant(model: Path, settings: dict, folder: Path, seeds: list[int]) -
 
 def main(arguments: AblationArguments):
     output_dir = Path(arguments.output_dir)
-    base = yaml.safe_load(Path(arguments.pretraining).read_text())
+    base = read_recipe(arguments.pretraining)
     variants, probes = (read_json(getattr(arguments, name), name) for name in ("variants", "probes"))
     rows = []
     for variant, changes in variants.items():

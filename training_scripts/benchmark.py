@@ -34,7 +34,7 @@ from modeling_mmwfm.benchmark_mmwfm import (
 from modeling_mmwfm.benchmark_report_mmwfm import write_benchmark_report
 from modeling_mmwfm.files_mmwfm import write_json
 from modeling_mmwfm.pretraining_mmwfm import PretrainingArguments
-from modeling_mmwfm.recipes_mmwfm import parse_recipe, run_script
+from modeling_mmwfm.recipes_mmwfm import parse_recipe, read_recipe, run_script
 from modeling_mmwfm.step_batches_mmwfm import family_of
 from processing.simulate import TASKS, simulate
 from training_scripts import pretrain
@@ -60,7 +60,7 @@ def prepare_models(arguments: BenchmarkArguments) -> dict[str, str]:
             raise ValueError(f"expected `pretraining`, the recipe by which the preset {folder} is pretrained")
         checkpoints[name] = str(Path(arguments.output_dir) / "models" / name)
         line = [arguments.pretraining, "--model", folder, "--output_dir", checkpoints[name]]
-        recipe = yaml.safe_load(Path(arguments.pretraining).read_text())
+        recipe = read_recipe(arguments.pretraining)
         if config.model_type != "mmwfm":  # options of our model's
             line += ["--model_options", "", "--attn_implementation", ""]
         for source, task in pretrain.TASKS.items():
