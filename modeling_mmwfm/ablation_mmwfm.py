@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from .files_mmwfm import write_json
 
@@ -43,20 +42,15 @@ def summarize_probes(variant: str, task: str, found: dict[str, list[dict]]) -> l
 def write_ablation(rows: list[dict], output_dir: Path) -> Path:
     """`results.json`, and `table.md`: a row for each variant and probe, "pretrained (random)" of each task."""
     write_json(output_dir / "results.json", rows)
-    table = pd.DataFrame(rows)
-    table["text"] = [
-        f"{value:.3f}" if std is None else f"{value:.3f} ± {std:.3f}"
-        for value, std in zip(table["value"], table["std"].astype(object).where(table["std"].notna(), None))
-    ]
-    wide = table.pivot(index=["variant", "probe"], columns=["task", "encoder"], values="text")
-    tasks = list(dict.fromkeys(table["task"]))
+    texts = {}
+    for row in rows:
+        spread = "" if row["std"] is None else f" ± {row['std']:.3f}"
+        texts[row["variant"], row["probe"], row["task"], row["encoder"]] = f"{row['value']:.3f}{spread}"
+    tasks = list(dict.fromkeys(row["task"] for row in rows))
     lines = ["| variant | probe | " + " | ".join(tasks) + " |", "|---" * (2 + len(tasks)) + "|"]
-    for variant, kind in dict.fromkeys(zip(table["variant"], table["probe"])):
-        cells = [
-            f"{wide.loc[(variant, kind), (t, 'pretrained')]} ({wide.loc[(variant, kind), (t, 'random')]})"
-            for t in tasks
-        ]
-        lines.append(f"| {variant} | {kind} | " + " | ".join(cells) + " |")
+    for line in dict.fromkeys((row["variant"], row["probe"]) for row in rows):
+        cells = [f"{texts[*line, task, 'pretrained']} ({texts[*line, task, 'random']})" for task in tasks]
+        lines.append("| " + " | ".join([*line, *cells]) + " |")
     lines += ["", "Pretrained (random weights with the same front end, mean and spread over seeds), test split."]
     path = output_dir / "table.md"
     unfinished = path.with_name(".table.md")

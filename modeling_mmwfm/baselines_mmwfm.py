@@ -12,7 +12,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from tqdm.auto import tqdm
 
-from .data_collator_mmwfm import draws_of, shift_carrier
+from .data_collator_mmwfm import shifted_iq
 from .evaluation_mmwfm import RESULTS_FILE, report, score, write_predictions
 from .files_mmwfm import write_json
 from .targets_mmwfm import draw_rows, target_column
@@ -103,9 +103,8 @@ def measure(rows: Dataset, batch_size: int = 64, carrier_shift: float = 0.0) -> 
     found = {name: [] for name in FEATURES}
     for start in tqdm(range(0, len(rows), batch_size), desc="features", leave=False):
         columns = dict(rows[start : start + batch_size])
-        if carrier_shift and "iq" in columns:
-            iq = np.asarray(columns["iq"], dtype=np.float32)
-            columns["iq"] = shift_carrier(iq, carrier_shift * draws_of(columns))
+        if "iq" in columns:
+            columns["iq"] = shifted_iq(columns, carrier_shift)
         for name, function in FEATURES.items():
             found[name].append(function(columns))
     return {name: np.concatenate(parts) for name, parts in found.items()}

@@ -19,7 +19,7 @@ from transformers import AutoConfig
 from transformers.utils import logging
 
 from .baselines_mmwfm import fit_baseline, measure_splits
-from .data_collator_mmwfm import common_rate, load_splits
+from .data_collator_mmwfm import MMWFMDataCollator, load_splits
 from .evaluation_mmwfm import RESULTS_FILE
 from .finetuning_mmwfm import FinetuningArguments, finetune
 from .image_processing_mmwfm import MMWFMImageProcessor
@@ -182,48 +182,42 @@ def prepare_inputs(task: Task, model: str, folder: Path) -> Path:
     return folder
 
 
-def view_images(rows: datasets.Dataset, processor: MMWFMProcessor) -> datasets.Dataset:
-    """Images in the processor's view and size, which normalisation follows."""
-    images = processor.image_processor
-    if "image" not in rows.column_names or images.size is None:
-        return rows
-    channels, *shape = rows.features["image"].shape
+def take_views(
+    splits: dict[str, datasets.Dataset], processor: MMWFMProcessor
+) -> tuple[dict[str, datasets.Dataset], MMWFMProcessor]:
+    """Images in the processor's view and size once for all epochs, and the processor of what is left, normalisation.
+
+    The model's input stays the same.
+    """
+    images, features = processor.image_processor, splits["train"].features
+    if "image" not in features or images.size is None:
+        return splits, processor
+    channels, *shape = features["image"].shape
     size = images.size["height"], images.size["width"]
     if tuple(shape) == size and not images.takes_csi:
-        return rows
-    features = rows.features.copy()
+        return splits, processor
+    features = features.copy()
     features["image"] = type(features["image"])(shape=(channels, *size), dtype="float32")
+    settings = {"batched": True, "batch_size": 32, "features": features, "desc": "views"}
     # `datasets` keeps the result by its fingerprint, so that all cells of a task share it.
-    settings = {"images": images.to_dict()}
-    return rows.map(
-        _view, fn_kwargs=settings, batched=True, batch_size=32, features=features, desc="resizing"
-    ).with_format("numpy")
+    seen = {
+        split: rows.map(_view, fn_kwargs={"images": images.to_dict()}, **settings).with_format("numpy")
+        for split, rows in splits.items()
+    }
+    statistics = {name: getattr(images, name) for name in ("image_min", "image_max", "image_mean", "image_std")}
+    rest = MMWFMImageProcessor(size=images.size, normalization=images.normalization, **statistics)
+    return seen, MMWFMProcessor(processor.feature_extractor, rest)
 
 
 def _view(columns: dict, images: dict) -> dict:
-    processor = MMWFMImageProcessor.from_dict(images)
-    rate_hz = common_rate(columns)
-    resample = bool(rate_hz and processor.packet_rate_hz)
-    values = [
-        processor.resize(part)
-        for _, part in processor.read(np.asarray(columns["image"], dtype=np.float32), rate_hz, resample)
-    ]
-    return {"image": torch.cat(values).numpy()}
-
-
-def without_views(processor: MMWFMProcessor) -> MMWFMProcessor:
-    """The same for images that are in their view already."""
-    images = processor.image_processor
-    images.doppler, images.packet_rate_hz = None, None
-    images.csi_to_db = images.fill_unused_subcarriers = images.remove_packet_mean = images.remove_time_mean = False
-    return processor
+    processor = MMWFMProcessor(image_processor=MMWFMImageProcessor.from_dict({**images, "normalization": "none"}))
+    return {"image": MMWFMDataCollator(processor)(columns)["pixel_values"].numpy()}
 
 
 def run_cell(cell: Cell, task: Task, model: str, processor: Path, folder: Path) -> None:
     """Adapt a model and score it; `finetune` leaves alone what is finished."""
     processor = MMWFMProcessor.from_pretrained(processor)
-    splits = {name: view_images(rows, processor) for name, rows in load_splits(task.dataset).items()}
-    processor = without_views(processor)
+    splits, processor = take_views(load_splits(task.dataset), processor)
     fields = set(FinetuningArguments.__dataclass_fields__)
     if not hasattr(AutoConfig.from_pretrained(model), "pooling"):
         fields.discard("pooling")  # of the task's recipe; IQFM has one of its own

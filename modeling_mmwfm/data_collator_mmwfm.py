@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from datasets import Dataset, IterableDataset, load_dataset
 
-from .augmentation_mmwfm import Augmentations
+from .augmentation_mmwfm import Augmentations, shift_frequency
 from .processing_mmwfm import MMWFMProcessor
 
 INPUT_COLUMNS = ("iq", "image")
@@ -68,9 +68,7 @@ class MMWFMDataCollator:
         """Columns -> model input and `labels`."""
         inputs = {}
         if "iq" in columns:
-            iq = np.asarray(columns["iq"], dtype=np.float32)
-            if self.carrier_shift:
-                iq = shift_carrier(iq, self.carrier_shift * (draws_of(columns) if draws is None else draws))
+            iq = shifted_iq(columns, self.carrier_shift, draws)
             inputs |= {"iq": iq, "sampling_rate_hz": common_rate(columns), "views": self.views}
         if "image" in columns:
             inputs["images"] = np.asarray(columns["image"], dtype=np.float32)
@@ -99,11 +97,18 @@ def draws_of(columns: dict) -> np.ndarray:
     return np.array([zlib.crc32(f"{recording}:{start}".encode()) for recording, start in names]) / 2**31 - 1
 
 
-def shift_carrier(iq: np.ndarray, shifts: np.ndarray) -> np.ndarray:
-    """Multiply (B, A, T, 2) IQ by exp(2 pi i shift t), shift in cycles per sample, one for each row of the batch."""
-    phases = 2 * np.pi * np.outer(shifts, np.arange(iq.shape[2]))
-    signal = iq.view(np.complex64)[..., 0] * np.exp(1j * phases).astype(np.complex64)[:, None]
-    return np.ascontiguousarray(signal).view(np.float32).reshape(iq.shape)
+def shifted_iq(columns: dict, carrier_shift: float, draws: np.ndarray | None = None) -> np.ndarray:
+    """`iq` (B, A, T, 2) float32 of a batch, each row moved in frequency by `carrier_shift` times its draw.
+
+    Args:
+        carrier_shift: share of the sampling rate.
+        draws: (B,) numbers in [-1, 1); those of `draws_of` if not given.
+    """
+    iq = np.ascontiguousarray(columns["iq"], dtype=np.float32)
+    if not carrier_shift:
+        return iq
+    shifts = carrier_shift * (draws_of(columns) if draws is None else draws)
+    return shift_frequency(iq.view(np.complex64)[..., 0], shifts).view(np.float32).reshape(iq.shape)
 
 
 def load_splits(

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -37,13 +38,24 @@ def plot_losses(log: list[dict], path: str | Path) -> Path:
     return save_figure(figure, path)
 
 
-@torch.no_grad()
-def reconstruct(model: torch.nn.Module, batch: dict, seed: int = 0) -> dict[str, list[np.ndarray]]:
-    """Original, masked (NaN) and reconstructed samples of a batch; visible parts stay as they are.
+class Reconstruction(NamedTuple):
+    """Samples of a batch: as they are, with what is hidden as NaN, and with what the model says of it.
 
-    Returns:
-        three arrays of each: "image" (B, C, H, W); of IQ, as far as they are targets, "waveform" (B, A, 2, T) and
-        "log_spectrum" (B, A, M, S), frequency up, time to the right.
+    Waveforms (B, A, 2, T), log-spectra (B, A, M, S) with frequency up and time to the right, or images (B, C, H, W);
+    `hidden` (B, N) bool says which tokens were hidden.
+    """
+
+    original: np.ndarray
+    masked: np.ndarray
+    reconstructed: np.ndarray
+    hidden: np.ndarray
+
+
+@torch.no_grad()
+def reconstruct(model: torch.nn.Module, batch: dict, seed: int = 0) -> dict[str, Reconstruction]:
+    """By what is reconstructed: "image", and of IQ "waveform" and "log_spectrum" as far as they are targets.
+
+    The level and spread of tokens that `normalize_targets` takes away are not predicted: they are taken as known.
     """
     device, config = model.device, model.config
     batch = {name: value.to(device) for name, value in batch.items()}
@@ -55,16 +67,19 @@ def reconstruct(model: torch.nn.Module, batch: dict, seed: int = 0) -> dict[str,
     tokens = model.mmwfm.tokenize(batch.get("iq_values"), batch.get("iq_attention_mask"), batch.get("pixel_values"))
     model.train(was_training)
 
-    def pictures(values, logits, mask, fold: Callable):
-        hidden = mask[..., None].bool()
-        parts = values, values.masked_fill(hidden, float("nan")), torch.where(hidden, logits.float(), values)
-        return [fold(part.float()).cpu().numpy() for part in parts]
+    def compare(values, logits, mask, fold: Callable) -> Reconstruction:
+        values, logits, hidden = values.float(), logits.float(), mask[..., None].bool()
+        if config.normalize_targets:
+            std, mean = torch.std_mean(values, -1, keepdim=True)
+            logits = logits * std + mean
+        parts = values, values.masked_fill(hidden, float("nan")), torch.where(hidden, logits, values)
+        return Reconstruction(*(fold(part).cpu().numpy() for part in parts), hidden[..., 0].cpu().numpy())
 
     found = {}
     if "image" in tokens:
         height, width = batch["pixel_values"].shape[-2:]
         fold = partial(unpatchify, patch_size=config.patch_size, height=height, width=width)
-        found["image"] = pictures(tokens["image"].values, output.image_logits, output.image_mask, fold)
+        found["image"] = compare(tokens["image"].values, output.image_logits, output.image_mask, fold)
     if "iq" in tokens:
         antennas, _, samples = batch["iq_values"].shape[1:]
         folds = {
@@ -72,14 +87,15 @@ def reconstruct(model: torch.nn.Module, batch: dict, seed: int = 0) -> dict[str,
             "log_spectrum": partial(unsegment_spectra, num_antennas=antennas),
         }
         targets, logits = iq_targets(tokens["iq"], config), split_iq_logits(output.iq_logits, config)
-        for name in folds.keys() & targets.keys():
-            found[name] = pictures(targets[name][0].float(), logits[name], output.iq_mask, folds[name])
+        for name, fold in folds.items():
+            if name in targets:
+                found[name] = compare(targets[name][0], logits[name], output.iq_mask, fold)
     return found
 
 
-def plot_reconstruction(name: str, parts: list[np.ndarray], path: str | Path) -> Path:
+def plot_reconstruction(name: str, parts: Reconstruction, path: str | Path) -> Path:
     """One of what `reconstruct` gives, a row for each sample."""
-    return (plot_iq_rows if name == "waveform" else plot_image_rows)(*parts, path)
+    return (plot_iq_rows if name == "waveform" else plot_image_rows)(*parts[:3], path)
 
 
 TITLES = ("original", "masked", "reconstructed")

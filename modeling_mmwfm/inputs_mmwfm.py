@@ -6,6 +6,23 @@ from .feature_extraction_mmwfm import MMWFMFeatureExtractor
 from .image_processing_mmwfm import MMWFMImageProcessor
 from .processing_mmwfm import MMWFMProcessor
 
+# What an image processor keeps when others of its options change.
+KEPT = (
+    "normalization",
+    "csi_to_db",
+    "fill_unused_subcarriers",
+    "packet_rate_hz",
+    "remove_packet_mean",
+    "remove_time_mean",
+    "doppler",
+)
+
+
+@dataclass
+class TaskArguments:
+    model: str = field(metadata={"help": "pretrained checkpoint: folder or Hub name"})
+    dataset: str = field(metadata={"help": "folder or Hub name of the labelled set"})
+
 
 @dataclass
 class InputArguments:
@@ -54,28 +71,26 @@ def adapt_processor(processor: MMWFMProcessor, inputs: InputArguments, rows) -> 
 
 
 def adapt_image_processor(found: MMWFMImageProcessor, options: dict) -> MMWFMImageProcessor:
-    """The same with other options, those of `InputArguments` that concern images."""
+    """The same with other options, those of `InputArguments` that concern images; its statistics are left behind."""
     options = dict(options)
-    groups, size = options.pop("doppler_groups", None), dict(found.size or {"height": 224, "width": 224})
-    doppler = found.doppler if groups is None else {"num_groups": groups, "window": 32, "bins": 16}
-    if doppler is not None:
-        size["height"] = doppler["num_groups"] * doppler["bins"]
-    for side in size:
-        size[side] = options.pop(f"image_{side}", size[side])
-    kept = (
-        "normalization",
-        "csi_to_db",
-        "fill_unused_subcarriers",
-        "packet_rate_hz",
-        "remove_packet_mean",
-        "remove_time_mean",
-    )
-    settings = {name: getattr(found, name) for name in kept} | options
-    return MMWFMImageProcessor(size=size, doppler=doppler, **settings)
+    settings = {name: getattr(found, name) for name in KEPT}
+    if groups := options.pop("doppler_groups", None):
+        settings["doppler"] = {"num_groups": groups, "window": 32, "bins": 16}
+    size = dict(found.size or {"height": 224, "width": 224})
+    if settings["doppler"] is not None:
+        size["height"] = settings["doppler"]["num_groups"] * settings["doppler"]["bins"]
+    given_size = {side: options.pop(f"image_{side}") for side in size if f"image_{side}" in options}
+    if found.keep_size and not given_size and settings["doppler"] is None:
+        return MMWFMImageProcessor(keep_size=True, **settings | options)
+    return MMWFMImageProcessor(size=size | given_size, **settings | options)
 
 
 def pretraining_processors(data) -> tuple[MMWFMProcessor, MMWFMProcessor]:
-    """The model's own, which is saved with it, and that of CSI as Doppler, which tasks make for their CSI."""
+    """The model's own, which is saved with it, and that of CSI as Doppler, which tasks make for their CSI.
+
+    Args:
+        data: keys of `training_scripts/pretrain.py`.
+    """
     size = {"height": data.image_height, "width": data.image_width}
     views = {
         "center_carrier": data.center_carrier,

@@ -214,7 +214,8 @@ def pretrain(
         the log, a row for each time something was measured.
 
     Raises:
-        ValueError: `output_dir` holds a run of other arguments, the model lacks the family of a source, or a loss is not finite.
+        ValueError: `output_dir` holds a run of other arguments, the model lacks the family of a source, or a loss is not
+            finite.
     """
     output_dir = Path(arguments.output_dir)
     if (log := finished_log(arguments, provenance)) is not None:

@@ -21,7 +21,7 @@ from modeling_mmwfm.benchmark_mmwfm import (
     plan_cells,
     read_budgets,
     summarize,
-    view_images,
+    take_views,
 )
 from modeling_mmwfm.benchmark_report_mmwfm import control_table, make_table, paper_tables
 from tests.measured_sets import clean_recording
@@ -116,9 +116,12 @@ def test_images_resized_once_give_the_model_the_same_input():
     processor.image_processor.size = {"height": 48, "width": 16}
     processor.image_processor.normalization = "dataset"
     processor.fit(rows)
-    resized = view_images(rows, processor)
+    seen, rest = take_views({"train": rows}, processor)
+    resized = seen["train"]
     assert resized.features["image"].shape == (1, 48, 16)
-    before, after = (processor(images=part["image"][:])["pixel_values"] for part in (rows, resized))
+    before, after = (
+        own(images=part["image"][:])["pixel_values"] for own, part in ((processor, rows), (rest, resized))
+    )
     torch.testing.assert_close(before, after, rtol=1e-5, atol=1e-5)
 
 

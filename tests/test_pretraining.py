@@ -25,7 +25,7 @@ from transformers.utils import ModelOutput
 from modeling_mmwfm import MMWFMConfig, MMWFMForPreTraining
 from modeling_mmwfm import pretraining_mmwfm as pretraining
 from modeling_mmwfm import tracking_mmwfm as tracking
-from modeling_mmwfm.data_collator_mmwfm import MMWFMDataCollator, load_splits, shift_carrier
+from modeling_mmwfm.data_collator_mmwfm import MMWFMDataCollator, load_splits, shifted_iq
 from modeling_mmwfm.step_batches_mmwfm import FiniteCheck, StepBatches, StreamBatches
 from tests.small_sets import (
     PRESETS,
@@ -480,7 +480,7 @@ def test_the_script_simulates_its_data_and_leaves_a_hub_ready_folder(tmp_path, m
 def test_a_carrier_shift_moves_the_spectrum_by_that_share_of_the_rate():
     rows = tone_rows(1, "train", 0)
     iq = np.asarray(rows["iq"][:])
-    shifted = shift_carrier(iq, np.array([0.25]))
+    shifted = shifted_iq(rows[:], 0.5, np.array([0.5]))
     peaks = [np.fft.fftfreq(128)[np.abs(np.fft.fft(x[0, 0] @ [1, 1j])).argmax()] for x in (iq, shifted)]
     assert (peaks[1] - peaks[0]) % 1 == pytest.approx(0.25, abs=1 / 128)
     np.testing.assert_allclose(np.square(shifted).sum(-1), np.square(iq).sum(-1), rtol=1e-4)

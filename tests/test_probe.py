@@ -14,7 +14,7 @@ from transformers import AutoModel
 
 from modeling_mmwfm import MMWFMConfig, MMWFMForPreTraining, baselines_mmwfm, probing_mmwfm
 from modeling_mmwfm.baselines_mmwfm import INVERSE_STRENGTHS, choose_strength, fit_model, make_linear
-from modeling_mmwfm.data_collator_mmwfm import MMWFMDataCollator, shift_carrier
+from modeling_mmwfm.data_collator_mmwfm import MMWFMDataCollator, shifted_iq
 from modeling_mmwfm.probing_mmwfm import ProbeArguments, compute_features, probe, probe_features, score_classes
 from modeling_mmwfm.recipes_mmwfm import run_script
 from modeling_mmwfm.targets_mmwfm import draw_rows
@@ -139,7 +139,7 @@ def test_copies_of_training_rows_are_shifted_by_known_draws(checkpoint, tones):
     np.testing.assert_allclose(features[:, :1], compute_features(model, rows, collator), atol=1e-5)
     for copy in (1, 2):
         draws = np.random.default_rng(copy).uniform(-1, 1, 10)
-        iq = shift_carrier(rows["iq"][:], 0.5 * draws)
+        iq = shifted_iq(rows[:], 0.5, draws)
         with torch.no_grad():
             expected = model(iq_values=tiny_processor()(iq=iq)["iq_values"]).pooler_output
         np.testing.assert_allclose(features[:, copy], expected, atol=1e-5)

@@ -8,13 +8,13 @@ import torch
 from datasets import Dataset
 from safetensors.torch import load_file
 
-from modeling_mmwfm import MMWFMConfig, MMWFMForPreTraining
+from modeling_mmwfm import MMWFMConfig, MMWFMForPreTraining, MMWFMImageProcessor
 from modeling_mmwfm import pretraining_mmwfm as pretraining
 from modeling_mmwfm.augmentation_mmwfm import Augmentations
-from modeling_mmwfm.benchmark_mmwfm import view_images, without_views
+from modeling_mmwfm.benchmark_mmwfm import take_views
 from modeling_mmwfm.data_collator_mmwfm import MMWFMDataCollator
 from modeling_mmwfm.figures_mmwfm import reconstruct
-from modeling_mmwfm.inputs_mmwfm import InputArguments, adapt_processor
+from modeling_mmwfm.inputs_mmwfm import InputArguments, adapt_image_processor, adapt_processor
 from processing.schema import image_features
 from tests.small_sets import PRESETS, common, image_rows, pretraining_arguments, tiny_processor, tone_rows
 
@@ -131,7 +131,7 @@ def test_iq_beside_its_spectrogram_is_one_joint_batch():
 def test_reconstructions_keep_what_is_visible(target):
     model = tiny_model(iq_targets={target: 1.0}).eval()
     batch = MMWFMDataCollator(tiny_processor())(tone_rows(2, "train", 0)[:])
-    (name, (original, masked, found)), *others = reconstruct(model, batch).items()
+    (name, (original, masked, found, _)), *others = reconstruct(model, batch).items()
     assert name == target and not others
     visible = ~np.isnan(masked)
     assert 0.2 < visible.mean() < 0.4
@@ -169,9 +169,9 @@ def test_views_taken_once_give_the_model_the_same_input():
     rows = csi_rows(6, 0)
     processor = doppler_processor(rows)
     expected = MMWFMDataCollator(processor)(rows[:])["pixel_values"]
-    seen = view_images(rows, processor)
-    assert seen.features["image"].shape == (1, 32, 32)
-    found = MMWFMDataCollator(without_views(processor))(seen[:])["pixel_values"]
+    seen, rest = take_views({"train": rows}, processor)
+    assert seen["train"].features["image"].shape == (1, 32, 32)
+    found = MMWFMDataCollator(rest)(seen["train"][:])["pixel_values"]
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
@@ -193,3 +193,34 @@ def test_bad_augmentations_are_refused(text, message, tmp_path):
 def test_unknown_iq_views_are_refused(tmp_path):
     with pytest.raises(ValueError, match="`iq_views`: expected iq, spectrogram or both"):
         pretraining_arguments(tmp_path, iq_views=["waterfall"])
+
+
+def test_normalised_targets_are_drawn_at_the_level_and_spread_of_their_tokens():
+    model = tiny_model(normalize_targets=True).eval()
+    torch.nn.init.zeros_(model.decoder.heads["image"].weight)  # predicts the mean of every token
+    torch.nn.init.zeros_(model.decoder.heads["image"].bias)
+    batch = MMWFMDataCollator(tiny_processor())(image_rows(2, "train", 0)[:])
+    found = reconstruct(model, batch)["image"]
+    patches = [part.reshape(2, 2, 16, 2, 16).mean((2, 4)) for part in (found.original, found.reconstructed)]
+    np.testing.assert_allclose(patches[1], patches[0], atol=1e-5)
+    hidden = np.isnan(found.masked)
+    assert hidden.mean() == pytest.approx(found.hidden.mean()) and not np.allclose(
+        found.reconstructed[hidden], found.original[hidden], atol=0.1
+    )
+
+
+def test_options_of_a_recipe_leave_the_rest_of_an_image_processor_alone():
+    doppler = doppler_processor(csi_rows(4, 0)).image_processor
+    changed = adapt_image_processor(doppler, {"remove_time_mean": True})
+    assert changed.remove_time_mean and changed.doppler == doppler.doppler and changed.size == doppler.size
+    assert changed.packet_rate_hz == doppler.packet_rate_hz
+    kept = MMWFMImageProcessor(keep_size=True)
+    assert adapt_image_processor(kept, {"csi_to_db": True}).size is None
+    assert adapt_image_processor(kept, {"image_width": 64}).size == {"height": 224, "width": 64}
+
+
+def test_views_of_images_that_keep_their_size_are_taken_by_the_processor():
+    rows, processor = csi_rows(4, 0), tiny_processor()
+    processor.image_processor = adapt_image_processor(MMWFMImageProcessor(keep_size=True), {"csi_to_db": True})
+    seen, rest = take_views({"train": rows}, processor)
+    assert seen["train"] is rows and rest is processor

@@ -16,7 +16,7 @@ from transformers import HfArgumentParser
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # `processing` is not an installed package
 
 from modeling_mmwfm.ablation_mmwfm import summarize_probes, write_ablation
-from modeling_mmwfm.inputs_mmwfm import InputArguments
+from modeling_mmwfm.inputs_mmwfm import InputArguments, TaskArguments
 from modeling_mmwfm.pretraining_mmwfm import PretrainingArguments
 from modeling_mmwfm.probing_mmwfm import ProbeArguments
 from modeling_mmwfm.recipes_mmwfm import as_line, read_json, read_recipe, run_script
@@ -57,7 +57,7 @@ def pretrain_variant(recipe: dict, output_dir: Path, folder: Path):
 
 def probe_variant(model: Path, settings: dict, folder: Path, seeds: list[int]) -> dict:
     """Pretrained and random, of every data set."""
-    settings, parser = dict(settings), HfArgumentParser((probe.TaskArguments, InputArguments, ProbeArguments))
+    settings, parser = dict(settings), HfArgumentParser((TaskArguments, InputArguments, ProbeArguments))
     datasets, found = settings.pop("datasets", None) or [settings.pop("dataset")], {}
     for encoder, fresh in (("pretrained", False), ("random", True)):
         found[encoder] = []

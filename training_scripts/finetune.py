@@ -3,22 +3,15 @@
     python training_scripts/finetune.py configuration/tasks/rfp.yaml --model runs/small --dataset data/rfp \
         --regime lora --output_dir runs/rfp-lora
 
-Keys of the recipe are the fields below and those of `InputArguments` and `FinetuningArguments`. The same command again resumes.
+Keys of the recipe are the fields of `TaskArguments`, `InputArguments` and `FinetuningArguments`. The same command again
+resumes.
 """
-
-from dataclasses import dataclass, field
 
 from modeling_mmwfm import MMWFMProcessor
 from modeling_mmwfm.data_collator_mmwfm import load_splits
 from modeling_mmwfm.finetuning_mmwfm import FinetuningArguments, finetune
-from modeling_mmwfm.inputs_mmwfm import InputArguments, adapt_processor, given
+from modeling_mmwfm.inputs_mmwfm import InputArguments, TaskArguments, adapt_processor, given
 from modeling_mmwfm.recipes_mmwfm import run_script
-
-
-@dataclass
-class TaskArguments:
-    model: str = field(metadata={"help": "pretrained checkpoint: folder or Hub name"})
-    dataset: str = field(metadata={"help": "folder or Hub name of the labelled set"})
 
 
 def main(task: TaskArguments, inputs: InputArguments, arguments: FinetuningArguments) -> dict:

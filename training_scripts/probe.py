@@ -3,23 +3,15 @@
     python training_scripts/probe.py --model runs/small --dataset data/rfp --output_dir runs/rfp-probe \
         --pooling mean_std
 
-A recipe may come first; its keys are the fields below and those of `InputArguments` and `ProbeArguments`. The same
-command again prints what it found.
+A recipe may come first; its keys are the fields of `TaskArguments`, `InputArguments` and `ProbeArguments`. The
+same command again prints what it found.
 """
-
-from dataclasses import dataclass, field
 
 from modeling_mmwfm import MMWFMProcessor
 from modeling_mmwfm.data_collator_mmwfm import load_splits
-from modeling_mmwfm.inputs_mmwfm import InputArguments, adapt_processor, given
+from modeling_mmwfm.inputs_mmwfm import InputArguments, TaskArguments, adapt_processor, given
 from modeling_mmwfm.probing_mmwfm import ProbeArguments, probe
 from modeling_mmwfm.recipes_mmwfm import run_script
-
-
-@dataclass
-class TaskArguments:
-    model: str = field(metadata={"help": "pretrained checkpoint: folder or Hub name"})
-    dataset: str = field(metadata={"help": "folder or Hub name of the labelled set"})
 
 
 def main(task: TaskArguments, inputs: InputArguments, arguments: ProbeArguments) -> dict:

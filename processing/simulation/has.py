@@ -169,7 +169,7 @@ class Room:
         return 1 - 0.7 * np.exp(-((distance / (0.25 + fresnel_m)) ** 2))
 
 
-def _sway(rng, time, size, frequency_hz=(0.1, 0.5), num=3):
+def sway(rng, time, size, frequency_hz=(0.1, 0.5), num=3):
     """Slow smooth motion of standard deviation `size`."""
     frequency, phase = rng.uniform(*frequency_hz, num), rng.uniform(0, 2 * np.pi, num)
     return size * np.sqrt(2 / num) * np.sin(2 * np.pi * np.outer(time, frequency) + phase).sum(1)
@@ -183,7 +183,7 @@ def _track(rng, time, speed_m_s, floor_m, margin_m, turn_s):
     step_s = time[1] - time[0]
     extra = round(turn_s / step_s)  # the smoothing below needs time before and after
     longer = time[0] + step_s * np.arange(-extra, len(time) + extra)
-    heading = rng.uniform(0, 2 * np.pi) + _sway(rng, longer, 0.5)
+    heading = rng.uniform(0, 2 * np.pi) + sway(rng, longer, 0.5)
     heading = np.stack([np.cos(heading), np.sin(heading)], axis=1)
     free = floor_m - 2 * margin_m
     path = rng.uniform(0, free) + speed_m_s * step_s * np.cumsum(heading, axis=0)
@@ -220,7 +220,7 @@ def body_motion(rng, activity, time, room_size_m):
         position, heading = _track(rng, time, rng.uniform(slow_m_s, fast_m_s), room_size_m[:2], margin_m, turn_s)
     else:
         spot = rng.uniform(0.8, room_size_m[:2] - 0.8)
-        position = spot + np.stack([_sway(rng, time, 0.005), _sway(rng, time, 0.005)], axis=1)
+        position = spot + np.stack([sway(rng, time, 0.005), sway(rng, time, 0.005)], axis=1)
         heading = np.full(len(time), rng.uniform(0, 2 * np.pi))
         if activity == "fall":  # away from the walls
             across, along = (room_size_m[:2] / 2 - spot)[::-1]

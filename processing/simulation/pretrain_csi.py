@@ -104,8 +104,8 @@ def person(rng, activity, time, room_size_m):
         other_forward, other_up = _pose(rng, activity, height_m)
         forward, up = forward + progress * (other_forward - forward), up + progress * (other_up - up)
     breath_m = rng.uniform(0.002, 0.006) * np.sin(2 * np.pi * (rng.uniform(0.2, 0.4) * time + rng.random()))
-    forward = forward + has._sway(rng, time, 0.005)[:, None] + breath_m[:, None] * (np.arange(14) < 4)
-    left = has.SIDEWAYS_M + has._sway(rng, time, 0.005)[:, None]
+    forward = forward + has.sway(rng, time, 0.005)[:, None] + breath_m[:, None] * (np.arange(14) < 4)
+    left = has.SIDEWAYS_M + has.sway(rng, time, 0.005)[:, None]
     cosine, sine = np.cos(heading), np.sin(heading)
     place = [spot[0] + cosine * forward - sine * left, spot[1] + sine * forward + cosine * left]
     return Mover(np.stack([*place, np.broadcast_to(up, left.shape)], axis=2), has.CROSS_SECTIONS_M2, has.CHEST)

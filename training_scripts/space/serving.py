@@ -4,7 +4,6 @@ import json
 import logging
 from copy import copy
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from threading import Lock
 
@@ -14,8 +13,7 @@ from inputs import Signal
 from transformers import AutoConfig, AutoModelForPreTraining, AutoProcessor
 
 from modeling_mmwfm.adapters_mmwfm import MMWFMAdapters, fetch
-from modeling_mmwfm.objectives_mmwfm import iq_targets, split_iq_logits
-from modeling_mmwfm.tokens_mmwfm import unpatchify, unsegment, unsegment_spectra
+from modeling_mmwfm.figures_mmwfm import reconstruct
 
 logger = logging.getLogger(__name__)
 
@@ -175,27 +173,10 @@ class Serving:
         return found, note
 
     def reconstruct_family(self, family: str, batch: dict, mask_ratio: float) -> dict[str, Reconstruction]:
-        config, tokens = self.model.config, self.model.mmwfm.tokenize(**batch)[family]
-        noise = torch.rand(tokens.values.shape[:2], generator=torch.Generator().manual_seed(0))
         with self.lock:
-            setattr(config, f"mask_ratio_{family}", mask_ratio)
-            output = self.model(**batch, **{f"{family}_noise": noise})
-        mask = output[f"{family}_mask"][..., None].bool()
-        if family == "image":
-            height, width = batch["pixel_values"].shape[-2:]
-            fold = partial(unpatchify, patch_size=config.patch_size, height=height, width=width)
-            return {"image": compare("image", tokens.values, output.image_logits, mask, fold, config)}
-        antennas, _, samples = batch["iq_values"].shape[1:]
-        folds = {
-            "waveform": partial(unsegment, num_antennas=antennas, num_samples=samples),
-            "log_spectrum": lambda part: unsegment_spectra(part, antennas).flip(-2),  # drawn from the lowest row up
-        }
-        targets, predicted = iq_targets(tokens, config), split_iq_logits(output.iq_logits, config)
-        return {
-            name: compare(name, targets[name][0], predicted[name], mask, fold, config)
-            for name, fold in folds.items()
-            if name in targets
-        }
+            setattr(self.model.config, f"mask_ratio_{family}", mask_ratio)
+            found = reconstruct(self.model, batch)
+        return {name: describe(name, parts) for name, parts in found.items()}
 
     @torch.no_grad()
     def predict(self, signal: Signal) -> list[Prediction]:
@@ -234,17 +215,16 @@ class Serving:
         return ""
 
 
-def compare(name: str, targets: torch.Tensor, predicted: torch.Tensor, mask: torch.Tensor, fold, config):
-    """Tokens (1, N, V), what the model says of them, which were hidden (1, N, 1), and how to put them together ->
-    `Reconstruction`."""
-    if config.normalize_targets:  # of each token level and spread are not predicted: they are taken as known
-        std, mean = torch.std_mean(targets, -1, keepdim=True)
-        predicted = predicted * std + mean
-    hidden, guess = targets[mask[..., 0]], predicted[mask[..., 0]]
-    power = hidden.square().mean() if name == "waveform" else hidden.var()
-    error_db = 10 * torch.log10((guess - hidden).square().mean() / power.clamp(min=1e-12)).item()
-    parts = targets, targets.masked_fill(mask, float("nan")), torch.where(mask, predicted, targets)
-    return Reconstruction(*(fold(part)[0].numpy() for part in parts), mask.numel(), int(mask.sum()), error_db)
+def describe(name: str, parts) -> Reconstruction:
+    """The first sample of what `figures_mmwfm.reconstruct` gives."""
+    original, masked, reconstructed, hidden = (part[0] for part in parts)
+    where = np.isnan(masked)
+    power = np.square(original[where]).mean() if name == "waveform" else original[where].var(ddof=1)
+    error_db = 10 * np.log10(np.square(reconstructed - original)[where].mean() / max(power, 1e-12))
+    arrays = original, masked, reconstructed
+    if name == "log_spectrum":
+        arrays = (array[:, ::-1] for array in arrays)  # drawn from the lowest row up
+    return Reconstruction(*arrays, hidden.size, int(hidden.sum()), float(error_db))
 
 
 def model_samples(config, num_antennas: int) -> int:
