@@ -101,7 +101,8 @@ class MMWFMEmbeddings(nn.Module):
         values, positions = tokens.values, self.positions(tokens.grid, like=tokens.values)
         value_is_real = tokens.value_is_real
         if index is not None:
-            values, positions = take_tokens(values, index), positions[index]
+            # Not `positions[index]`: threads of a CPU sum its gradient in an order that differs from run to run.
+            values, positions = take_tokens(values, index), nn.functional.embedding(index, positions)
             if value_is_real is not None:
                 value_is_real = take_tokens(value_is_real.expand(index.shape[0], -1, -1), index)
         hidden_states = self.projection(self.features(values, value_is_real))
