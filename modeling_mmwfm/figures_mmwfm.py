@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
+from .mask_noise_mmwfm import add_noise, seeded_noise
 from .objectives_mmwfm import iq_targets, split_iq_logits
-from .step_batches_mmwfm import add_noise, seeded_noise
 from .tokens_mmwfm import unpatchify, unsegment, unsegment_spectra
 
 

@@ -19,20 +19,17 @@ from transformers import PreTrainedModel, get_cosine_schedule_with_warmup
 
 from .data_collator_mmwfm import MMWFMDataCollator
 from .figures_mmwfm import plot_losses
+from .mask_noise_mmwfm import add_noise, count_tokens, seeded_noise, takes_noise
 from .processing_mmwfm import MMWFMProcessor
 from .run_folder_mmwfm import begin_run, finish_run, finished_log, latest_checkpoint, save_checkpoint
 from .step_batches_mmwfm import (
     FiniteCheck,
     StepBatches,
     StreamBatches,
-    add_noise,
-    count_tokens,
     loader_of,
     read_augmentations,
-    seeded_noise,
     sources_of,
     step_seed,
-    takes_noise,
 )
 from .tracking_mmwfm import TRACKERS, Speed, check_trackers, draw_reconstructions, start_trackers
 

@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from PIL import Image
 
 from .figures_mmwfm import plot_reconstruction, reconstruct
-from .step_batches_mmwfm import takes_noise
+from .mask_noise_mmwfm import takes_noise
 
 TRACKERS = ("tensorboard", "trackio")
 
