@@ -7,8 +7,6 @@ Masks have one polarity each, here and everywhere: an *attention mask* is 1 at r
 *reconstruction mask* (`iq_mask`, `image_mask`) is 1 at real tokens that were hidden from the encoder.
 """
 
-from collections.abc import Callable
-
 import torch
 from torch import nn
 from transformers import PreTrainedModel
@@ -17,11 +15,11 @@ from transformers.activations import ACT2FN
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPooling, ImageClassifierOutput
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from .adapter_opening_mmwfm import OpensAdapters
+from .attention_mmwfm import choose_attention
 from .checks_mmwfm import check_iq
 from .configuration_mmwfm import MMWFMConfig
 from .objectives_mmwfm import (
@@ -189,23 +187,6 @@ class MMWFMImageEmbeddings(MMWFMEmbeddings):
         return MMWFMTokens(patchify(pixel_values, patch_size), (height // patch_size, width // patch_size), None, None)
 
 
-def eager_attention_forward(
-    module: nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    scaling: float,
-    dropout: float = 0.0,
-    **kwargs,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    weights = query @ key.transpose(2, 3) * scaling
-    if attention_mask is not None:
-        weights = weights + attention_mask
-    weights = nn.functional.softmax(weights, dim=-1, dtype=torch.float32).to(query.dtype)
-    return (weights @ value).transpose(1, 2).contiguous(), weights
-
-
 class MMWFMAttention(nn.Module):
     def __init__(self, config: MMWFMConfig, hidden_size: int, num_heads: int):
         super().__init__()
@@ -220,19 +201,13 @@ class MMWFMAttention(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs):
         batch_size, num_tokens, _ = hidden_states.shape
-        heads = (batch_size, num_tokens, -1, self.head_dim)
-        attention: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
-            self.config._attn_implementation, eager_attention_forward
+        projections = (self.q_proj, self.k_proj, self.v_proj)
+        query, key, value = (
+            project(hidden_states).view(batch_size, num_tokens, -1, self.head_dim).transpose(1, 2)
+            for project in projections
         )
-        output, weights = attention(
-            self,
-            self.q_proj(hidden_states).view(heads).transpose(1, 2),
-            self.k_proj(hidden_states).view(heads).transpose(1, 2),
-            self.v_proj(hidden_states).view(heads).transpose(1, 2),
-            attention_mask,
-            scaling=self.scaling,
-            **kwargs,
-        )
+        attend = choose_attention(self.config._attn_implementation, query, key, attention_mask)
+        output, weights = attend(self, query, key, value, attention_mask, scaling=self.scaling, **kwargs)
         return self.o_proj(output.reshape(batch_size, num_tokens, -1)), weights
 
 
