@@ -23,6 +23,7 @@ from .cards_mmwfm import write_task_card
 from .data_collator_mmwfm import MMWFMDataCollator
 from .evaluation_mmwfm import RESULTS_FILE, evaluate_task, score
 from .files_mmwfm import write_json
+from .frozen_features_mmwfm import Head, as_features, trains_head_alone
 from .processing_mmwfm import MMWFMProcessor
 from .regimes_mmwfm import PARTS, REGIMES, apply_regime, decayed_groups
 from .targets_mmwfm import draw_labels, target_settings
@@ -138,16 +139,21 @@ def make_model(base: str, config: PreTrainedConfig, families, arguments) -> PreT
     return apply_regime(model, arguments.regime, families, arguments.lora_rank, arguments.lora_alpha)
 
 
-def make_trainer(model, train: Dataset, validation: Dataset, collator, arguments: FinetuningArguments) -> Trainer:
-    """Evaluates as often as there are epochs and ends with the weights of the best evaluation."""
+def make_trainer(model, trained, rows: dict, collator, arguments: FinetuningArguments) -> Trainer:
+    """Evaluates as often as there are epochs and ends with the weights of the best evaluation.
+
+    Args:
+        trained: the model, or its head if the rows are features.
+        rows: "train" and "validation", of which `collator` makes batches.
+    """
     regression = model.config.problem_type == "regression"
     learning_rate = arguments.base_learning_rate * arguments.batch_size / 256
     layer_decay = 1.0 if arguments.regime == "scratch" else arguments.layer_decay
     groups = decayed_groups(model, learning_rate, layer_decay, arguments.weight_decay)
-    steps = max(arguments.num_train_epochs * math.ceil(len(train) / arguments.batch_size), arguments.min_steps)
+    steps = max(arguments.num_train_epochs * math.ceil(len(rows["train"]) / arguments.batch_size), arguments.min_steps)
     eval_steps = math.ceil(steps / arguments.num_train_epochs)
     return Trainer(
-        model=model,
+        model=trained,
         args=TrainingArguments(
             output_dir=str(Path(arguments.output_dir) / "checkpoints"),
             max_steps=steps,
@@ -174,11 +180,11 @@ def make_trainer(model, train: Dataset, validation: Dataset, collator, arguments
             report_to=[],
             seed=arguments.seed,
         ),
-        train_dataset=train,
-        eval_dataset=validation,
+        train_dataset=rows["train"],
+        eval_dataset=rows["validation"],
         data_collator=collator,
         compute_metrics=lambda prediction: score(prediction.predictions, prediction.label_ids, regression),
-        optimizers=(torch.optim.AdamW(groups, betas=(0.9, 0.999)), None),
+        optimizers=(torch.optim.AdamW(groups, betas=(0.9, 0.999), fused=True), None),
     )
 
 
@@ -220,12 +226,17 @@ def finetune(
     output_dir.mkdir(parents=True, exist_ok=True)
     write_json(output_dir / "run.json", run)
     collator = MMWFMDataCollator(processor, arguments.carrier_shift, column)
-    trainer = make_trainer(model, train, splits["validation"], collator, arguments)
+    rows = {"train": train, **{split: splits[split] for split in ("validation", "test") if split in splits}}
+    trained = model
+    if trains_head_alone(model):  # and rows give the same inputs in every epoch: carrier shifts follow from the row
+        rows, collator = as_features(model, rows, collator, arguments.batch_size), dict
+        trained = Head(model)
+    trainer = make_trainer(model, trained, rows, collator, arguments)
     if arguments.results_only:
         best = KeepBest()
         trainer.add_callback(best)
         trainer.train()
-        best.restore(model)
+        best.restore(trained)
     else:
         has_checkpoint = any((output_dir / "checkpoints").glob("checkpoint-*"))
         trainer.train(resume_from_checkpoint=has_checkpoint or None)
@@ -233,10 +244,10 @@ def finetune(
 
     results = {
         split: evaluate_task(
-            model, splits[split], collator, output_dir, split, arguments.batch_size, not arguments.results_only
+            trained, rows[split], collator, output_dir, split, arguments.batch_size, not arguments.results_only
         )
         for split in ("validation", "test")
-        if split in splits
+        if split in rows
     }
     results["trained_parameters"] = sum(p.numel() for p in model.parameters() if p.requires_grad)
     results["trained_rows"] = len(train)

@@ -10,14 +10,14 @@ import torch
 from datasets import Dataset
 from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
 from sklearn.preprocessing import StandardScaler
-from tqdm.auto import tqdm
-from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers import AutoConfig, AutoModel
 
 from .baselines_mmwfm import choose_strength, count_labels, fit_model, make_linear
 from .data_collator_mmwfm import MMWFMDataCollator
 from .evaluation_mmwfm import score
 from .files_mmwfm import write_json
 from .finetuning_mmwfm import task_config
+from .frozen_features_mmwfm import compute_features
 from .processing_mmwfm import MMWFMProcessor
 from .targets_mmwfm import draw_rows, target_column
 
@@ -51,28 +51,6 @@ class ProbeArguments:
             raise ValueError(f"`shift_copies`: expected 1 without `carrier_shift`, found {self.shift_copies}")
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"`seeds`: expected at least one and each once, found {self.seeds}")
-
-
-@torch.no_grad()
-def compute_features(
-    model: PreTrainedModel, rows: Dataset, collator: MMWFMDataCollator, batch_size: int = 64, copies: int = 1
-) -> np.ndarray:
-    """Pooled output (rows, copies, F) float32; NaN or Inf in it is a ValueError. The first copy is shifted as in every
-    evaluation, the others by draws that follow from their number alone."""
-    draws = [None] + [np.random.default_rng(copy).uniform(-1, 1, len(rows)) for copy in range(1, copies)]
-    parts = []
-    for start in tqdm(range(0, len(rows), batch_size), desc="features", leave=False):
-        part = slice(start, start + batch_size)
-        columns, found = rows[part], []
-        for values in draws:
-            batch = collator(columns, None if values is None else values[part])
-            batch = {key: value.to(model.device) for key, value in batch.items()}
-            found.append(model(**batch).pooler_output.float().cpu().numpy())
-        parts.append(np.stack(found, axis=1))
-    features = np.concatenate(parts)
-    if bad := int((~np.isfinite(features)).any((1, 2)).sum()):
-        raise ValueError(f"expected finite features, found NaN or Inf in {bad} of {len(rows)} rows")
-    return features
 
 
 def repeated_classes(labels: np.ndarray, recordings: np.ndarray) -> list[int]:

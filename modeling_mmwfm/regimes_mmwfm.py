@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import PreTrainedModel
 
-REGIMES = "lp, ft<k>, lora, strict, full or scratch"
+REGIMES = "lp, ft<k>, lora, strict, head, full or scratch"
 
 
 @dataclass(frozen=True)
@@ -65,14 +65,14 @@ def apply_regime(
     Args:
         model: with a head named `classifier`, of a kind in `PARTS`.
         regime: "lp" (head and input modules: projections with their affine, antenna vectors), "ft<k>" (and the last k
-            blocks), "lora" (and rank-stabilised adapters in every block), "strict" (head and CLS), "full" and
-            "scratch" (everything but the parts of other input families).
+            blocks), "lora" (and rank-stabilised adapters in every block), "strict" (head and CLS), "head" (it
+            alone), "full" and "scratch" (everything but the parts of other input families).
         families: input families of the task, "iq", "image" or both.
 
     Raises:
         ValueError: unknown regime, or more blocks than there are.
     """
-    if not re.fullmatch(r"lp|ft\d+|lora|strict|full|scratch", regime):
+    if not re.fullmatch(r"lp|ft\d+|lora|strict|head|full|scratch", regime):
         raise ValueError(f"`regime`: expected {REGIMES}, found {regime!r}")
     parts, encoder = PARTS[model.config.model_type], model.base_model
     blocks = encoder.get_submodule(parts.blocks)
@@ -95,7 +95,7 @@ def apply_regime(
     trainable = [model.classifier]
     if regime == "strict":
         trainable += [encoder.get_parameter(name) for name in parts.probe]
-    else:
+    elif regime != "head":
         trainable += [model.get_submodule(name) for name in inputs]
         trainable += blocks[len(blocks) - num_blocks :]
     for part in trainable:
