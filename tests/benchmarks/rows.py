@@ -1,0 +1,39 @@
+"""Rows of the benchmark: name -> what measures them."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+from . import cost, finetuning, inference, preprocessing, pretraining, reading
+from .scale import Scale
+
+
+class Row(NamedTuple):
+    measure: Callable[[Scale], dict[str, dict]]
+    device: str = "cpu"
+
+
+def measure_gpu_pretraining(scale: Scale, size: str, device: str = "cuda") -> dict[str, dict]:
+    preset = scale.gpu_preset if size == "base" else scale.preset
+    return pretraining.measure(scale, "bf16", preset, device)
+
+
+ROWS = {
+    "pretraining-bf16": Row(partial(pretraining.measure, precision="bf16")),
+    "pretraining-fp32": Row(partial(pretraining.measure, precision="fp32")),
+    "finetuning-lora": Row(partial(finetuning.measure_steps, regime="lora")),
+    "finetuning-lp": Row(partial(finetuning.measure_steps, regime="lp")),
+    "finetuning-cached": Row(finetuning.measure_cached),
+    "inference-fp32": Row(partial(inference.measure, precision="fp32")),
+    "inference-bf16": Row(partial(inference.measure, precision="bf16")),
+    "preprocessing": Row(preprocessing.measure),
+    "reading": Row(reading.measure),
+    "cost-tokens": Row(partial(cost.measure, sweep="tokens")),
+    "cost-batch": Row(partial(cost.measure, sweep="batch")),
+    "cost-antennas": Row(partial(cost.measure, sweep="antennas")),
+    "gpu-pretraining-small": Row(partial(measure_gpu_pretraining, size="small"), "cuda"),
+    "gpu-pretraining-base": Row(partial(measure_gpu_pretraining, size="base"), "cuda"),
+    "gpu-finetuning-lora": Row(partial(finetuning.measure_steps, regime="lora", device="cuda"), "cuda"),
+    "gpu-finetuning-lp": Row(partial(finetuning.measure_steps, regime="lp", device="cuda"), "cuda"),
+    "gpu-inference": Row(partial(inference.measure, precision="bf16", device="cuda"), "cuda"),
+}
