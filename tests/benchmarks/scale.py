@@ -16,6 +16,7 @@ class Scale:
         spectrogram_frames: columns of a spectrogram before it is resized.
         csi_shape: antennas, subcarriers and packets before resizing.
         dataset_rows, head_rows: of the data sets that are read, and of that which a head is trained on.
+        later_epochs: of the head, after one epoch.
         cost_batch_size, cost_repeats: batch size of the sweeps over tokens and antennas; rounds of all sweeps.
         fresh_processes: measure each point of the sweeps in a new process, whose peak memory is that of the point.
     """
@@ -37,6 +38,7 @@ class Scale:
     csi_shape: tuple[int, int, int] = (3, 114, 500)
     dataset_rows: int = 1024
     head_rows: int = 256
+    later_epochs: int = 100
     cost_tokens: tuple[int, ...] = (64, 128, 256, 512, 1024, 2048, 4096)
     cost_batch_sizes: tuple[int, ...] = (1, 4, 16, 64, 256)
     cost_antennas: tuple[int, ...] = (1, 2, 4, 8, 16)
@@ -67,6 +69,7 @@ MINIATURE = Scale(
     csi_shape=(1, 20, 40),
     dataset_rows=6,
     head_rows=6,
+    later_epochs=10,
     cost_tokens=(4, 16),
     cost_batch_sizes=(1, 2),
     cost_antennas=(1, 2),
