@@ -17,6 +17,7 @@ from datasets import IterableDataset as RowStream
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, get_cosine_schedule_with_warmup
 
+from .compiling_mmwfm import compile_if_possible
 from .data_collator_mmwfm import MMWFMDataCollator
 from .figures_mmwfm import plot_losses
 from .mask_noise_mmwfm import add_noise, count_tokens, seeded_noise, takes_noise
@@ -67,7 +68,7 @@ class PretrainingArguments:
     mixed_precision: str | None = field(
         default=None, metadata={"choices": ["no", "bf16", "fp16"], "help": "default: as `accelerate launch` says"}
     )
-    torch_compile: bool = False
+    torch_compile: bool = field(default=False, metadata={"help": "where a compiler works; once for each input size"})
     num_workers: int = field(default=0, metadata={"help": "processes that prepare batches of each source"})
     logging_steps: int = 10
     eval_epochs: float = field(default=1, metadata={"help": "epochs between validations and figures"})
@@ -251,10 +252,11 @@ def pretrain(
         split_decay(model, arguments.weight_decay),
         lr=arguments.base_learning_rate * arguments.batch_size / 256,
         betas=(arguments.adam_beta1, arguments.adam_beta2),
+        fused=True,
     )
     scheduler = get_cosine_schedule_with_warmup(optimizer, int(arguments.warmup_epochs * steps_per_epoch), num_steps)
     model, optimizer, scheduler = accelerator.prepare(model, optimizer, scheduler)
-    step_model = torch.compile(model) if arguments.torch_compile else model
+    step_model = compile_if_possible(model, accelerator.device) if arguments.torch_compile else model
     progress = Progress(sources, accelerator.device)
     accelerator.register_for_checkpointing(progress)
     if (checkpoint := latest_checkpoint(output_dir)) is not None:
