@@ -20,6 +20,7 @@ from torch.utils.data import Dataset, IterableDataset
 from .augmentation_mmwfm import Augmentations
 from .mask_noise_mmwfm import add_noise
 from .recipes_mmwfm import read_json
+from .row_reading_mmwfm import RowReader
 
 # What a model can be pretrained on -> argument of `forward`, in the order of training. Each has its own data set and
 # shares the parts of its input family, IQ or image, with the others of that family.
@@ -115,6 +116,7 @@ class StepBatches(SourceBatches, Dataset):
     def __init__(self, rows, collator, batch_size, *args, **kwargs):
         super().__init__(rows, collator, min(batch_size, len(rows)), *args, **kwargs)
         self.batches_per_pass = len(rows) // self.batch_size
+        self.reader = RowReader(rows)
         self.order = (None, None)
 
     def __len__(self) -> int:
@@ -125,7 +127,7 @@ class StepBatches(SourceBatches, Dataset):
         if self.order[0] != number:
             self.order = number, np.random.default_rng([*self.key, number]).permutation(len(self.rows))
         index = np.sort(self.order[1][batch * self.batch_size : (batch + 1) * self.batch_size])
-        return self.collate(step, self.rows[index[self.own]])
+        return self.collate(step, self.reader[index[self.own]])
 
 
 class StreamBatches(SourceBatches, IterableDataset):
