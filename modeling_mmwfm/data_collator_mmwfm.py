@@ -92,7 +92,9 @@ def common_rate(columns: dict) -> float | None:
 
 
 def draws_of(columns: dict) -> np.ndarray:
-    """One number in [-1, 1) for each row, always the same."""
+    """One number in [-1, 1) for each row: those of `RowsWithDraws`, or always the same."""
+    if "carrier_draw" in columns:
+        return np.asarray(columns["carrier_draw"])
     names = zip(columns["recording"], columns["start"])
     return np.array([zlib.crc32(f"{recording}:{start}".encode()) for recording, start in names]) / 2**31 - 1
 
@@ -109,6 +111,29 @@ def shifted_iq(columns: dict, carrier_shift: float, draws: np.ndarray | None = N
         return iq
     shifts = carrier_shift * (draws_of(columns) if draws is None else draws)
     return shift_frequency(iq.view(np.complex64)[..., 0], shifts).view(np.float32).reshape(iq.shape)
+
+
+class RowsWithDraws(torch.utils.data.Dataset):
+    """Rows of a map-style data set in which each row has, in every epoch, another draw for its carrier shift.
+
+    Draws follow from seed and epoch alone, which the loader of Accelerate tells by `set_epoch`.
+    """
+
+    def __init__(self, rows: Dataset, seed: int):
+        self.rows, self.seed = rows, seed
+        self.set_epoch(0)
+
+    def set_epoch(self, epoch: int):
+        self.draws = np.random.default_rng((self.seed, epoch)).uniform(-1, 1, len(self.rows))
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitems__(self, indices: list[int]) -> dict:
+        return {**self.rows[indices], "carrier_draw": self.draws[indices]}
+
+    def __getitem__(self, index: int) -> dict:
+        return {**self.rows[index], "carrier_draw": self.draws[index]}
 
 
 def load_splits(

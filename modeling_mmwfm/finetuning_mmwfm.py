@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from .cards_mmwfm import write_task_card
-from .data_collator_mmwfm import MMWFMDataCollator
+from .data_collator_mmwfm import MMWFMDataCollator, RowsWithDraws
 from .evaluation_mmwfm import RESULTS_FILE, evaluate_task, score
 from .files_mmwfm import write_json
 from .frozen_features_mmwfm import Head, as_features, trains_head_alone
@@ -48,7 +48,12 @@ class FinetuningArguments:
     lora_rank: int = 32
     lora_alpha: float = 64
     pooling: str | None = field(default=None, metadata={"help": "cls, mean or mean_std; default: the checkpoint's"})
-    carrier_shift: float = field(default=0.0, metadata={"help": "random carrier shift, share of the sampling rate"})
+    carrier_shift: float = field(
+        default=0.0,
+        metadata={
+            "help": "random carrier shift, share of the sampling rate; another in each epoch where more trains than the head"
+        },
+    )
     random_encoder: bool = field(
         default=False,
         metadata={
@@ -228,9 +233,11 @@ def finetune(
     collator = MMWFMDataCollator(processor, arguments.carrier_shift, column)
     rows = {"train": train, **{split: splits[split] for split in ("validation", "test") if split in splits}}
     trained = model
-    if trains_head_alone(model):  # and rows give the same inputs in every epoch: carrier shifts follow from the row
+    if trains_head_alone(model):  # on the same inputs in every epoch: carrier shifts follow from the row
         rows, collator = as_features(model, rows, collator, arguments.batch_size), dict
         trained = Head(model)
+    elif arguments.carrier_shift and "iq" in families:
+        rows["train"] = RowsWithDraws(train, arguments.seed)
     trainer = make_trainer(model, trained, rows, collator, arguments)
     if arguments.results_only:
         best = KeepBest()

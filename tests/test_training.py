@@ -21,6 +21,7 @@ from modeling_mmwfm import (
     MMWFMForPreTraining,
     MMWFMForSequenceClassification,
     MMWFMProcessor,
+    data_collator_mmwfm,
 )
 from modeling_mmwfm.baselines_mmwfm import LINEAR, fit_baseline, measure_splits
 from modeling_mmwfm.data_collator_mmwfm import MMWFMDataCollator
@@ -106,6 +107,30 @@ def test_an_adapted_model_solves_its_task_and_reloads_exactly(pretrained, tmp_pa
     assert finetune(str(pretrained), processor, splits, arguments) == results
     with pytest.raises(ValueError, match="same arguments"):
         finetune(str(pretrained), processor, splits, finetuning_arguments(tmp_path / "run", regime, seed=9))
+
+
+def test_every_epoch_moves_the_carriers_anew_and_evaluations_never(pretrained, tmp_path, monkeypatch):
+    shift_frequency, drawn = data_collator_mmwfm.shift_frequency, []
+
+    def noting(iq, shifts):
+        drawn.append(np.asarray(shifts).tolist())
+        return shift_frequency(iq, shifts)
+
+    monkeypatch.setattr(data_collator_mmwfm, "shift_frequency", noting)
+    runs = []
+    for folder in (tmp_path / "one", tmp_path / "two"):
+        arguments = finetuning_arguments(folder, "lp", num_train_epochs=3, carrier_shift=0.2)
+        finetune(str(pretrained), MMWFMProcessor.from_pretrained(pretrained), tone_splits(), arguments)
+        runs.append(list(drawn))
+        drawn.clear()
+    assert runs[0] == runs[1]
+    # Three batches of an epoch, then the validation split; in the end that and the test split for the results.
+    batches = [np.array(batch) for batch in runs[0]]
+    epochs = np.stack([np.concatenate(batches[start : start + 3]) for start in (0, 4, 8)])
+    assert epochs.shape == (3, 48) and len(np.unique(epochs)) == epochs.size and np.abs(epochs).max() <= 0.2
+    assert len(batches) == 14
+    for number in (7, 11, 12):
+        np.testing.assert_array_equal(batches[number], batches[3])
 
 
 def test_an_adapter_folder_names_its_base_and_holds_head_and_projections(pretrained, tmp_path):
