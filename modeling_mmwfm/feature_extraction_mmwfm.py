@@ -51,7 +51,9 @@ def stack_by_shape(arrays, name: str) -> list[tuple[list[int], torch.Tensor]]:
 def check_values(values: torch.Tensor, name: str):
     if values.numel() == 0:
         raise ValueError(f"`{name}`: expected at least one value on each axis, found shape {tuple(values.shape)}")
-    if not torch.isfinite(values).all():
+    parts = torch.view_as_real(values) if values.is_complex() else values
+    # A finite sum has finite terms and costs a fiftieth of a look at each; one that is not may have overflowed.
+    if not parts.sum().isfinite() and not torch.isfinite(parts).all():
         raise ValueError(f"`{name}`: expected finite values, found NaN or Inf")
 
 
@@ -226,7 +228,9 @@ class MMWFMFeatureExtractor(FeatureExtractionMixin):
             spectrum = torch.stft(
                 values.flatten(0, 1), self.n_fft, self.hop_length, window=window, center=False, return_complex=True
             )
-            power = spectrum.abs().square().unflatten(0, values.shape[:2]).mean(1, keepdim=True)
+            power = (spectrum.real.square() + spectrum.imag.square()).unflatten(0, values.shape[:2])
+            if power.shape[1] > 1:
+                power = power.mean(1, keepdim=True)
             power = torch.fft.fftshift(power, dim=-2)
             if self.center_peak:
                 power = center_peak(power)

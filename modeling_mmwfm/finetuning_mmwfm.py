@@ -54,6 +54,7 @@ class FinetuningArguments:
             "help": "random carrier shift, share of the sampling rate; another in each epoch where more trains than the head"
         },
     )
+    mixed_precision: str = field(default="no", metadata={"choices": ["no", "bf16", "fp16"]})
     random_encoder: bool = field(
         default=False,
         metadata={
@@ -180,6 +181,8 @@ def make_trainer(model, trained, rows: dict, collator, arguments: FinetuningArgu
             metric_for_best_model="mean_error_m" if regression else "mean_class_accuracy",
             greater_is_better=not regression,
             label_names=["labels"],
+            bf16=arguments.mixed_precision == "bf16",
+            fp16=arguments.mixed_precision == "fp16",
             remove_unused_columns=False,
             dataloader_pin_memory=torch.cuda.is_available(),
             report_to=[],
