@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install test demo cards release adapters style clean
+.PHONY: install test demo cards release adapters release-code style clean
 
 install: $(STAMP)
 
@@ -20,6 +20,7 @@ test: $(STAMP)
 
 # --- make demo: each file below is made by one command; what exists is not made again ---
 DEMO := runs/demo
+RELEASED := model_cards/mmwfm-small
 PY := $(BIN)/python
 SETS := pretrain-iq pretrain-spectrogram rfp rfs
 SAMPLES_pretrain-iq := 1600
@@ -41,7 +42,7 @@ $(DEMO)/pretrain/training_log.json: $(DEMO)/data/pretrain-iq/generation.json $(D
 		--iq_dataset $(DEMO)/data/pretrain-iq --image_dataset $(DEMO)/data/pretrain-spectrogram
 
 $(addsuffix /test_results.json,$(RUNS)): $(DEMO)/%/test_results.json: $(DEMO)/pretrain/training_log.json $$(DEMO)/data/$$(firstword $$(subst -, ,$$*))/generation.json
-	$(PY) training_scripts/finetune.py configuration/tasks/demo.yaml --model $(DEMO)/pretrain \
+	$(PY) training_scripts/finetune.py configuration/tasks/demo.yaml --model $(RELEASED) \
 		--dataset $(DEMO)/data/$(firstword $(subst -, ,$*)) --regime $(lastword $(subst -, ,$*)) --output_dir $(@D)
 
 $(DEMO)/report.html: $(addsuffix /test_results.json,$(RUNS))
@@ -57,7 +58,6 @@ cards: $(STAMP)
 	done
 
 # --- make release: model_cards/mmwfm-small and its adapters, from nothing; about an hour and a half on two cores ---
-RELEASED := model_cards/mmwfm-small
 ADAPTERS := rfp interference has rfs pos-indoor pos-outdoor
 SAMPLES_interference := 2400
 SAMPLES_has := 1600
@@ -70,6 +70,10 @@ release: $(STAMP)
 	$(MAKE) adapters
 
 adapters: $(foreach task,$(ADAPTERS),model_cards/adapters/$(task)/test_results.json)
+
+# Released folders carry the model's code; this brings it up to date.
+release-code:
+	set -e; for file in $(RELEASED)/*.py model_cards/adapters/*/*.py; do cp modeling_mmwfm/$$(basename $$file) $$file; done
 
 runs/adapters/data/%/generation.json: | $(STAMP)
 	$(PY) -m processing.simulate $* --samples $(SAMPLES_$*) --num_proc 2 --output $(@D)

@@ -181,6 +181,7 @@ def make_trainer(model, trained, rows: dict, collator, arguments: FinetuningArgu
             metric_for_best_model="mean_error_m" if regression else "mean_class_accuracy",
             greater_is_better=not regression,
             label_names=["labels"],
+            use_cpu=not torch.accelerator.is_available(),  # which Trainer wants to be told for bf16
             bf16=arguments.mixed_precision == "bf16",
             fp16=arguments.mixed_precision == "fp16",
             remove_unused_columns=False,

@@ -1,7 +1,10 @@
 """What is published of a pretraining run."""
 
 import json
+import os
 import runpy
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +13,13 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForPreTraining, AutoProcessor
 
+from modeling_mmwfm.publishing_mmwfm import check_folder
 from tests.small_sets import run_pretraining
 
-SCRIPT = Path(__file__).parents[1] / "training_scripts" / "release.py"
+ROOT = Path(__file__).parents[1]
+SCRIPT = ROOT / "training_scripts" / "release.py"
+RELEASED = ROOT / "model_cards" / "mmwfm-small"
+TASKS = ("rfp", "interference", "has", "rfs", "pos-indoor", "pos-outdoor")
 
 
 @pytest.fixture(scope="module")
@@ -59,3 +66,49 @@ def test_an_unfinished_run_is_refused(run, release, tmp_path):
     with pytest.raises(ValueError, match="finished pretraining run, found no training_log.json"):
         release(tmp_path, tmp_path / "released")
     assert not (tmp_path / "released").exists()
+
+
+@pytest.mark.parametrize("folder", ["mmwfm-small", *(f"adapters/{task}" for task in TASKS)])
+def test_released_code_is_that_of_the_package(folder):
+    files = sorted((RELEASED.parent / folder).glob("*.py"))
+    assert files
+    for file in files:  # `make release-code` brings it up to date
+        assert file.read_text() == (ROOT / "modeling_mmwfm" / file.name).read_text(), file
+
+
+def test_the_released_folders_pass_the_checks_of_publishing():
+    check_folder(RELEASED, "user/mmwfm-small")
+    for task in TASKS:
+        check_folder(RELEASED.parent / "adapters" / task, f"user/{task}", base_model="user/mmwfm-small")
+    assert (RELEASED / "model.safetensors").stat().st_size <= 20e6
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_released_adapter_opens_in_a_fresh_process_and_answers(task):
+    """Without the package: by peft, as the card says, on the checkout's base."""
+    inputs = "processor(iq=noise(1, 4096))" if task in ("rfp", "interference") else "processor(images=image)"
+    channels = {"has": 3, "rfs": 1}.get(task, 4)
+    code = f"""
+import numpy as np, sys
+from pathlib import Path
+from peft import PeftModel
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoProcessor
+noise = lambda *shape: np.random.default_rng(0).standard_normal(shape) + 1j
+image = abs(noise({channels}, 64, 64)).astype(np.float32)
+name = "model_cards/adapters/{task}"
+processor = AutoProcessor.from_pretrained(name, trust_remote_code=True)
+config = AutoConfig.from_pretrained(name, trust_remote_code=True)
+base = AutoModelForSequenceClassification.from_pretrained("model_cards/mmwfm-small", config=config, trust_remote_code=True)
+model = PeftModel.from_pretrained(base, name).eval()
+logits = model(**{inputs}).logits
+assert logits.shape == (1, config.num_labels) and logits.isfinite().all(), logits
+assert "modeling_mmwfm" not in sys.modules
+"""
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", code],
+        cwd=ROOT,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
