@@ -66,7 +66,7 @@ class DataArguments:
     csi_normalization: str = field(default="dataset", metadata={"choices": ["dataset", "sample", "none"]})
     csi_width: int = field(default=224, metadata={"help": "frames of the Doppler view"})
     attn_implementation: str | None = field(
-        default=None, metadata={"help": "sdpa, eager, ...; on a CPU eager is faster for up to a few hundred tokens"}
+        default=None, metadata={"help": "sdpa (default, in blocks where a CPU trains in bfloat16), eager, ..."}
     )
 
     def __post_init__(self):
