@@ -38,7 +38,7 @@ HUB_FILES = [
     "checks_mmwfm.py",
     "task_head_mmwfm.py",
     "views_mmwfm.py",
-    "views_mmwfm.py",
+    "attention_mmwfm.py",
 ]
 
 # Loads every class from argv[1] and from the folder that argv[2] names, saves again to argv[3] and loads that.
