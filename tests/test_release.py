@@ -87,16 +87,15 @@ def test_the_released_folders_pass_the_checks_of_publishing():
 def test_a_released_adapter_opens_in_a_fresh_process_and_answers(task):
     """Without the package: by peft, as the card says, on the checkout's base."""
     inputs = "processor(iq=noise(1, 4096))" if task in ("rfp", "interference") else "processor(images=image)"
-    channels = {"has": 3, "rfs": 1}.get(task, 4)
     code = f"""
 import numpy as np, sys
 from pathlib import Path
 from peft import PeftModel
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoProcessor
 noise = lambda *shape: np.random.default_rng(0).standard_normal(shape) + 1j
-image = abs(noise({channels}, 64, 64)).astype(np.float32)
 name = "model_cards/adapters/{task}"
 processor = AutoProcessor.from_pretrained(name, trust_remote_code=True)
+image = abs(noise(len(processor.image_processor.image_mean or [0]), 64, 64)).astype(np.float32)
 config = AutoConfig.from_pretrained(name, trust_remote_code=True)
 base = AutoModelForSequenceClassification.from_pretrained("model_cards/mmwfm-small", config=config, trust_remote_code=True)
 model = PeftModel.from_pretrained(base, name).eval()
