@@ -64,6 +64,7 @@ class BenchmarkArguments:
     batch_size: int | None = None
     base_learning_rate: float | None = None
     layer_decay: float | None = None
+    mixed_precision: str | None = None
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,15 @@ from processing.simulate import TASKS, simulate
 from training_scripts import pretrain
 
 ROOT = Path(__file__).resolve().parents[1]
-OVERRIDES = ("num_train_epochs", "warmup_epochs", "min_steps", "batch_size", "base_learning_rate", "layer_decay")
+OVERRIDES = (
+    "num_train_epochs",
+    "warmup_epochs",
+    "min_steps",
+    "batch_size",
+    "base_learning_rate",
+    "layer_decay",
+    "mixed_precision",
+)
 
 
 def simulate_set(task: str, samples: int | None, arguments: BenchmarkArguments) -> str:
