@@ -57,7 +57,7 @@ cards: $(STAMP)
 		$(PY) -m processing.dataset_card runs/cards/$$set --output model_cards/datasets/$$set; \
 	done
 
-# --- make release: model_cards/mmwfm-small and its adapters, from nothing; about an hour and a half on two cores ---
+# --- make release: model_cards/mmwfm-small and its adapters, from nothing; about two hours on two cores ---
 ADAPTERS := rfp interference has rfs pos-indoor pos-outdoor
 SAMPLES_interference := 2400
 SAMPLES_has := 1600
