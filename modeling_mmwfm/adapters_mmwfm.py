@@ -126,7 +126,8 @@ class MMWFMAdapters(nn.Module):
                 )
         if not isinstance(settings, LoraConfig):
             raise ValueError(f"{folder}: expected a LoRA adapter, found {settings.peft_type}")
-        if settings.base_model_name_or_path != base.name_or_path:
+        # Names of one folder, absolute and relative, are the same base; a name on the Hub stays what it is.
+        if len({Path(name).resolve() for name in (settings.base_model_name_or_path or "", base.name_or_path)}) > 1:
             logger.warning(
                 f"{folder} was trained on {settings.base_model_name_or_path} and is loaded on {base.name_or_path}: if "
                 "these are not the same weights, what it predicts means nothing"

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -306,14 +307,16 @@ def test_unknown_names_and_other_models_are_refused(adapters, folders, tmp_path)
         MMWFMAdapters(IQFMModel(IQFMConfig()))
 
 
-def test_an_adapter_of_another_base_of_the_same_sizes_is_warned_about(base, folders, tmp_path, caplog):
+def test_an_adapter_of_another_base_of_the_same_sizes_is_warned_about(base, folders, tmp_path, caplog, monkeypatch):
     make(MMWFMForPreTraining, seed=1).save_pretrained(tmp_path / "other")
     adapters = MMWFMAdapters.from_pretrained(tmp_path / "other")
     with caplog.at_level("WARNING"):
         adapters.load(folders["rfp"])
     assert f"trained on {base} and is loaded on {tmp_path / 'other'}: if these are not the same" in caplog.text
     caplog.clear()
-    MMWFMAdapters.from_pretrained(base).load(folders["rfp"])
+    monkeypatch.chdir(Path(base).parent)
+    for name in (base, Path(base).name):  # absolute and relative
+        MMWFMAdapters.from_pretrained(name).load(folders["rfp"])
     assert "loaded on" not in caplog.text
 
 
