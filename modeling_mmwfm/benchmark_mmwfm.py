@@ -64,7 +64,7 @@ class BenchmarkArguments:
     batch_size: int | None = None
     base_learning_rate: float | None = None
     layer_decay: float | None = None
-    mixed_precision: str | None = None
+    mixed_precision: str | None = field(default=None, metadata={"choices": ["no", "bf16", "fp16"]})
 
 
 @dataclass(frozen=True)
