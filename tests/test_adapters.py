@@ -185,15 +185,18 @@ def test_a_merged_adapter_is_a_model_of_its_own(adapters, alone, tmp_path):
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", ["rfp", "csi", "pos"])
-def test_transformers_itself_loads_an_adapter(base, folders, alone, name):
+def test_transformers_itself_loads_an_adapter(base, folders, alone, name, caplog):
     config = AutoConfig.from_pretrained(folders[name])
     model = AutoModelForSequenceClassification.from_pretrained(base, config=config).eval()
     before = model(**INPUTS[name]).logits
     model.load_adapter(str(folders[name]), adapter_name=name)
     assert torch.equal(model(**INPUTS[name]).logits, alone[name])
     assert not torch.equal(before, alone[name])
+    assert "classifier.weight" in caplog.text  # missing in the base, as transformers says
+    caplog.clear()
     opened, _ = AutoModelForSequenceClassification.from_pretrained(folders[name], output_loading_info=True)
     assert torch.equal(opened.eval()(**INPUTS[name]).logits, alone[name])  # with base, head and labels
+    assert not caplog.records  # the adapter brings what its base has not
     trained = PeftModel.from_pretrained(
         MMWFMForSequenceClassification.from_pretrained(base, config=config), folders[name], is_trainable=True
     )

@@ -52,16 +52,21 @@ def classify(revision):
     with torch.no_grad():
         return model(**batch).logits, config.id2label
 
-found["v1"], found["labels"] = classify("v1")
+found["first"], found["labels"] = classify("first")
 found["main"], _ = classify("main")
 found["base"] = AutoModelForPreTraining.from_pretrained(base, revision="v1", **code).state_dict()
-native = AutoModelForSequenceClassification.from_pretrained(adapter, **code).eval()
-with torch.no_grad():
-    found["native"] = native(**batch).logits
+pinned = {"adapter_kwargs": {"revision": "first"}}  # the adapter's, where `revision` is also that of its base
+for name, settings in (("native", {}), ("native first", pinned)):
+    native = AutoModelForSequenceClassification.from_pretrained(adapter, **settings, **code).eval()
+    with torch.no_grad():
+        found[name] = native(**batch).logits
 found["processor"] = AutoProcessor.from_pretrained(adapter, **code)(iq=torch.zeros(1, 64, 2))["iq_values"].shape
 signal = torch.view_as_complex(batch["iq_values"][0].mT.contiguous())
 for task in ("signal-classification", "feature-extraction"):
     found[task] = pipeline(task, model=adapter, device="cpu", **code)(signal)
+found["pipeline first"] = pipeline(
+    "signal-classification", model=adapter, device="cpu", model_kwargs=dict(pinned), **code
+)(signal)
 found["rows"] = load_dataset(rows)["test"]["iq"][:]
 for name, repository, settings in (
     ("absent", "local/push-none", {}),
@@ -156,7 +161,7 @@ def returned(hub, folders, tmp_path_factory):
             patch.setattr("sys.argv", [str(SCRIPT), folder, "--repo_id", name, *options])
             runpy.run_path(str(SCRIPT), run_name="__main__")
         finish(script)
-        publish(folders["adapter"], ADAPTER, tag="v1", base_model=BASE, api=api)
+        publish(folders["adapter"], ADAPTER, tag="first", base_model=BASE, api=api)
         changed = work / "changed"  # a second version, with other weights
         shutil.copytree(folders["adapter"], changed)
         scale_head(changed, 2)
@@ -187,7 +192,8 @@ def test_models_adapters_and_rows_come_back_by_name(returned, folders, state):
     adapted = load_adapted(folders["adapter"])
     with torch.no_grad():
         expected = adapted(**batch).logits
-    assert torch.equal(found["v1"], expected) and expected.abs().max() > 0.01
+    assert torch.equal(found["first"], expected) and torch.equal(found["native first"], expected)
+    assert expected.abs().max() > 0.01
     assert torch.equal(found["main"], 2 * expected)  # a head of twice the weights
     assert torch.equal(found["native"], 2 * expected)
     assert found["labels"] == {0: "negative", 1: "positive"}
@@ -205,10 +211,12 @@ def test_pipelines_take_an_adapter_by_name(returned, folders, state):
     adapted, processor = load_adapted(folders["adapter"]), MMWFMProcessor.from_pretrained(folders["adapter"])
     inputs = processor(iq=torch.view_as_complex(batch["iq_values"][0].mT.contiguous()))
     with torch.no_grad():
-        scores = (2 * adapted(**inputs).logits[0]).softmax(-1).tolist()  # a head of twice the weights
+        logits = adapted(**inputs).logits[0]
         features = adapted.base_model.model.mmwfm(**inputs).pooler_output[0].tolist()
-    answer = {entry["label"]: entry["score"] for entry in found["signal-classification"]}
-    assert answer == pytest.approx(dict(zip(("negative", "positive"), scores)), abs=1e-5)
+    for name, factor in (("signal-classification", 2), ("pipeline first", 1)):  # now a head of twice the weights
+        answer = {entry["label"]: entry["score"] for entry in found[name]}
+        scores = (factor * logits).softmax(-1).tolist()
+        assert answer == pytest.approx(dict(zip(("negative", "positive"), scores)), abs=1e-5)
     assert found["feature-extraction"] == pytest.approx(features, abs=1e-5)
 
 
@@ -270,7 +278,7 @@ def test_adapters_on_one_encoder_are_loaded_by_name(returned, folders, hub, tmp_
     *_, batch, _ = returned
     here = {"endpoint": hub[0], "token": READER_TOKEN, "cache_dir": tmp_path}
     adapters = MMWFMAdapters.from_pretrained(folders["base"])
-    assert adapters.load(ADAPTER, revision="v1", **here) == "push-adapter"
+    assert adapters.load(ADAPTER, revision="first", **here) == "push-adapter"
     adapters.load(ADAPTER, "doubled", **here)
     expected = load_adapted(folders["adapter"])(**batch).logits
     assert torch.equal(adapters("push-adapter", **batch).logits, expected)
