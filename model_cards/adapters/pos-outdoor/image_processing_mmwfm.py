@@ -135,8 +135,10 @@ class MMWFMImageProcessor(BaseImageProcessor):
     def normalize(self, values: torch.Tensor) -> torch.Tensor:
         """(B, C, H, W) float32 -> the same, normalised."""
         if self.normalization == "sample":
-            std, mean = torch.std_mean(values, dim=(1, 2, 3), keepdim=True, correction=0)
-            return (values - mean) / std.clamp(min=torch.finfo(torch.float32).tiny)
+            # In two passes, which `torch.std_mean` takes several times as long for.
+            values = values - values.mean((1, 2, 3), keepdim=True)
+            std = values.square().mean((1, 2, 3), keepdim=True).sqrt()
+            return values.div_(std.clamp(min=torch.finfo(torch.float32).tiny))
         if self.normalization == "dataset":
             if self.image_mean is None or self.image_std is None:
                 raise ValueError("normalization 'dataset': expected fitted statistics, call `fit(dataset)` first")
