@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from datasets import Dataset
 from peft import PeftModel
+from peft.helpers import disable_input_dtype_casting
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
@@ -243,14 +244,16 @@ def finetune(
     elif arguments.carrier_shift and "iq" in families:
         rows["train"] = RowsWithDraws(train, arguments.seed)
     trainer = make_trainer(model, trained, rows, collator, arguments)
-    if arguments.results_only:
-        best = KeepBest()
-        trainer.add_callback(best)
-        trainer.train()
-        best.restore(trained)
-    else:
-        has_checkpoint = any((output_dir / "checkpoints").glob("checkpoint-*"))
-        trainer.train(resume_from_checkpoint=has_checkpoint or None)
+    # Autocast casts the input of each adapter by itself, and what peft had cast before it once more.
+    with disable_input_dtype_casting(model, active=arguments.mixed_precision != "no"):
+        if arguments.results_only:
+            best = KeepBest()
+            trainer.add_callback(best)
+            trainer.train()
+            best.restore(trained)
+        else:
+            has_checkpoint = any((output_dir / "checkpoints").glob("checkpoint-*"))
+            trainer.train(resume_from_checkpoint=has_checkpoint or None)
     write_json(output_dir / "training_log.json", trainer.state.log_history)
 
     results = {

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
+from peft.helpers import disable_input_dtype_casting
 from torch import nn
 
 from modeling_mmwfm import MMWFMImageProcessor, MMWFMModel, MMWFMProcessor
@@ -49,7 +50,8 @@ def measure_steps(scale: Scale, regime: str, device: str = "cpu") -> dict[str, d
     calls = {
         name: Call(training_step(model, batch, DTYPES["bf16"], device), batch_size) for name, model in models.items()
     }
-    return take_turns(calls, scale)
+    with disable_input_dtype_casting(ours):  # as `finetune` does
+        return take_turns(calls, scale)
 
 
 def labelled_images(count: int, image_size: int, split: str) -> Dataset:

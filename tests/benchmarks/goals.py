@@ -159,6 +159,11 @@ GOALS = [
     ),
     *inference_goals("inference-fp32", with_onnx=True),
     *inference_goals("inference-bf16"),
+    *[
+        Goal(f"adapters: {kind} of four adapters in one batch over one adapter",
+             ratio([f"adapters/{kind}, four adapters"], [f"adapters/{kind}, one adapter"]), 1 / 1.3)
+        for kind in ("IQ", "images")
+    ],
     *feeding_goals("preprocessing", "IQ windows", "IQ", "NumPy", 5.0),
     *feeding_goals("preprocessing", "spectrograms", "images", "NumPy", 5.0),
     *feeding_goals("preprocessing", "CSI", "images", "NumPy", 5.0),

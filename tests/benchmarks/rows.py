@@ -4,7 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
-from . import cost, finetuning, inference, preprocessing, pretraining, reading
+from . import adapters, cost, finetuning, inference, preprocessing, pretraining, reading
 from .scale import Scale
 
 
@@ -26,6 +26,7 @@ ROWS = {
     "finetuning-cached": Row(finetuning.measure_cached),
     "inference-fp32": Row(partial(inference.measure, precision="fp32")),
     "inference-bf16": Row(partial(inference.measure, precision="bf16")),
+    "adapters": Row(adapters.measure),
     "preprocessing": Row(preprocessing.measure),
     "reading": Row(reading.measure),
     "cost-tokens": Row(partial(cost.measure, sweep="tokens")),

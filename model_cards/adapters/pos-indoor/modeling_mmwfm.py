@@ -201,6 +201,8 @@ class MMWFMAttention(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs):
         batch_size, num_tokens, _ = hidden_states.shape
+        if torch.is_autocast_enabled(hidden_states.device.type):  # once, not in each projection
+            hidden_states = hidden_states.to(torch.get_autocast_dtype(hidden_states.device.type))
         projections = (self.q_proj, self.k_proj, self.v_proj)
         query, key, value = (
             project(hidden_states).view(batch_size, num_tokens, -1, self.head_dim).transpose(1, 2)
