@@ -218,9 +218,10 @@ def test_examples_are_picked(page):
     see(page, "#predictions", "takes IQ; this recording is an image")
     for text in page.locator("#predictions .metres").all_inner_texts():
         assert re.fullmatch(r"[xy]\s+-?\d+\.\d\d m", text.strip())
-    # four channels: the base model does not take them
+    # four channels: the base model sees their mean
     pictures.nth([entry["task"] for entry in shown].index("pos-outdoor")).click()
-    see(page, "#reconstruction", "images of 1 channel(s), this one has 4")
+    see(page, "#reconstruction", "The mean of 4 channels")
+    see(page, "#reconstruction", "patches hidden (70 %)")
 
 
 class Payload:

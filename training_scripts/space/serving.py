@@ -111,12 +111,17 @@ class Serving:
         if signal.kind == "image":
             if "image" not in self.config.modalities:
                 return {}, f"{self.name} takes IQ alone"
-            if len(signal.values) != self.config.num_channels:
+            channels, known, note = len(signal.values), self.config.num_channels, ""
+            if channels != known and known > 1:
                 return {}, (
-                    f"{self.name} was pretrained on images of {self.config.num_channels} channel(s), this one has "
-                    f"{len(signal.values)}: only adapters for such images take it"
+                    f"{self.name} was pretrained on images of {known} channels, this one has {channels}: only adapters "
+                    "for such images take it"
                 )
-            return {"image": self.prepare(self.processor, signal)}, ""
+            if channels != known:  # what an adapter's projection of the channels starts from
+                values = np.abs(signal.values) if np.iscomplexobj(signal.values) else signal.values
+                signal = replace(signal, values=values.mean(0, keepdims=True))
+                note = f"The mean of {channels} channels: {self.name} was pretrained on images of one."
+            return {"image": self.prepare(self.processor, signal)}, note
         if len(signal.values) > self.config.max_antennas:
             return (
                 {},
