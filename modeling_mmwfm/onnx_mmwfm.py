@@ -13,6 +13,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModel
 
 from .finetuning_mmwfm import load_adapted
+from .regimes_mmwfm import adapted_families
 
 try:
     import onnxruntime
@@ -30,7 +31,10 @@ class ExportArguments:
     model: str = field(metadata={"help": "folder of a fine-tuned model, an adapter or an encoder"})
     output: str = field(metadata={"help": "file to write, .onnx"})
     inputs: list[str] = field(
-        default_factory=list, metadata={"help": "iq, image or both at once; default: what the model takes, IQ first"}
+        default_factory=list,
+        metadata={
+            "help": "iq, image or both at once; default: what an adapter was trained on, or what the model takes, IQ first"
+        },
     )
     padding: bool = field(
         default=False, metadata={"help": "also take `iq_attention_mask`, for batches of unequal recordings"}
@@ -66,8 +70,8 @@ class Exported(nn.Module):
         return values.unflatten(-1, (segments, length)).flatten(-2)
 
 
-def load(folder: str) -> nn.Module:
-    """Adapters are merged into their base."""
+def load(folder: str) -> tuple[nn.Module, list[str]]:
+    """A model, or an adapter merged into its base and the input families that it was trained on."""
     path = Path(folder)
     if not path.is_dir():
         raise ValueError(f"expected the folder of a model, found none at {folder}")
@@ -76,9 +80,11 @@ def load(folder: str) -> nn.Module:
     if not (path / "adapter_config.json").is_file():
         architectures = AutoConfig.from_pretrained(path).architectures or []
         if not any("Classification" in name for name in architectures):
-            return AutoModel.from_pretrained(path).eval()
+            return AutoModel.from_pretrained(path).eval(), []
     model = load_adapted(path)
-    return (model.merge_and_unload() if isinstance(model, PeftModel) else model).eval()
+    if not isinstance(model, PeftModel):
+        return model, []
+    return model.merge_and_unload(), adapted_families(model.peft_config["default"].modules_to_save)
 
 
 def example(model, name: str, sizes: tuple[int, int, int], seed: int = 0) -> torch.Tensor:
@@ -126,8 +132,8 @@ def export(arguments: ExportArguments) -> Path:
     output = Path(arguments.output)
     if output.suffix != ".onnx":
         raise ValueError(f"`output`: expected a name that ends in .onnx, found {output}")
-    model = load(arguments.model)
-    families = arguments.inputs or [list(model.config.modalities)[0]]
+    model, trained = load(arguments.model)
+    families = arguments.inputs or trained or [list(model.config.modalities)[0]]
     if unknown := set(families) - set(model.config.modalities) or len(set(families)) < len(families):
         raise ValueError(f"`inputs`: expected some of {list(model.config.modalities)}, found {families} ({unknown})")
     if arguments.padding and "iq" not in families:

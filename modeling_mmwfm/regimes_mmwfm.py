@@ -57,6 +57,15 @@ def input_modules(model: PreTrainedModel, families) -> list[str]:
     return [name for name in names if modules.get(name) is not None]
 
 
+def adapted_families(modules_to_save: list[str] | None) -> list[str]:
+    """Input families of the task of an MMWFM adapter, by the input modules that it holds."""
+    return [
+        family
+        for family in PARTS["mmwfm"].inputs
+        if any(f"{family}_embeddings" in module for module in modules_to_save or ())
+    ]
+
+
 def apply_regime(
     model: PreTrainedModel, regime: str, families, lora_rank: int = 32, lora_alpha: float = 64
 ) -> PreTrainedModel | PeftModel:

@@ -5,7 +5,8 @@ import math
 import torch
 from torch import nn
 
-from modeling_mmwfm import MMWFMConfig
+from modeling_mmwfm import MMWFMConfig, MMWFMForSequenceClassification
+from modeling_mmwfm.regimes_mmwfm import apply_regime
 
 SMALL = {
     "hidden_size": 32,
@@ -63,3 +64,18 @@ def alone_rows(sample: torch.Tensor, antennas: int, segment_length: int) -> torc
     """Where the tokens of a sample (A, 2, T), ordered as when alone, lie in a batch of `antennas` antennas."""
     segments = math.ceil(sample.shape[-1] / segment_length)
     return (torch.arange(segments)[:, None] * antennas + torch.arange(len(sample))).flatten()
+
+
+def write_adapter(base, folder, families, settings, rank=4, seed=0):
+    """An adapter folder as `finetune.py` leaves it, with random weights throughout."""
+    config = MMWFMConfig.from_pretrained(base, **settings)
+    model = MMWFMForSequenceClassification.from_pretrained(base, config=config)
+    model = apply_regime(model, "lora", families, rank, 2 * rank)
+    torch.manual_seed(seed)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            nn.init.normal_(parameter, std=0.3)
+    model.peft_config["default"].base_model_name_or_path = str(base)
+    model.save_pretrained(folder)
+    model.config.save_pretrained(folder)
+    return folder

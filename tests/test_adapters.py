@@ -9,21 +9,18 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
-from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from modeling_mmwfm import (
     IQFMConfig,
     IQFMModel,
-    MMWFMConfig,
     MMWFMForPreTraining,
     MMWFMForSequenceClassification,
     MMWFMModel,
 )
 from modeling_mmwfm.adapters_mmwfm import MMWFMAdapters
-from modeling_mmwfm.regimes_mmwfm import apply_regime
-from tests.small_models import RELEASED, SMALL, images, iq, make, pad_iq
+from tests.small_models import RELEASED, SMALL, images, iq, make, pad_iq, write_adapter
 
 # Heads of several sizes, classes and metres, both families, other channels, ranks and poolings.
 TASKS = {
@@ -43,21 +40,6 @@ INPUTS = {
     "pos": {"pixel_values": images(2, 1, 16, 16)},
     "both": {"iq_values": iq(2, 1, 32), "pixel_values": images(2, 1, 8, 8)},
 }
-
-
-def write_adapter(base, folder, families, settings, rank=4, seed=0):
-    """An adapter folder as `finetune.py` leaves it, with random weights throughout."""
-    config = MMWFMConfig.from_pretrained(base, **settings)
-    model = MMWFMForSequenceClassification.from_pretrained(base, config=config)
-    model = apply_regime(model, "lora", families, rank, 2 * rank)
-    torch.manual_seed(seed)
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            nn.init.normal_(parameter, std=0.3)
-    model.peft_config["default"].base_model_name_or_path = str(base)
-    model.save_pretrained(folder)
-    model.config.save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,9 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from modeling_mmwfm import IQFMConfig, IQFMModel, MMWFMForSequenceClassification, MMWFMModel
-from tests.small_models import RELEASED, images, iq, make
+from modeling_mmwfm import IQFMConfig, IQFMModel, MMWFMForPreTraining, MMWFMForSequenceClassification, MMWFMModel
+from modeling_mmwfm.finetuning_mmwfm import load_adapted
+from tests.small_models import RELEASED, images, iq, make, write_adapter
 
 REASON = "ONNX export is optional: pip install onnx onnxscript onnxruntime"
 onnxruntime = pytest.importorskip("onnxruntime", reason=REASON)
@@ -58,6 +59,14 @@ def test_joint_padded_input_with_an_adapter(tmp_path):
     assert_same(path, adapted, batches, "logits")
     with torch.no_grad():
         assert not np.allclose(run(path, batches[3]), base(**batches[3]).logits.numpy(), atol=1e-3)
+
+
+def test_an_adapter_of_images_is_exported_for_images(tmp_path):
+    make(MMWFMForPreTraining).save_pretrained(tmp_path / "base")
+    adapted = write_adapter(tmp_path / "base", tmp_path / "adapter", ["image"], {"num_labels": 3})
+    path = export(ExportArguments(str(adapted), str(tmp_path / "out.onnx")))
+    batches = [{"pixel_values": images(batch, 1, 4 * rows, 4 * columns)} for batch, rows, columns in IMAGE_SIZES]
+    assert_same(path, load_adapted(adapted), batches, "logits")
 
 
 @pytest.mark.parametrize("settings", [{}, RELEASED], ids=["paper", "released"])

@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoModelForPreTraining, AutoProcessor
 
 from modeling_mmwfm.adapters_mmwfm import MMWFMAdapters, fetch
 from modeling_mmwfm.figures_mmwfm import reconstruct
+from modeling_mmwfm.regimes_mmwfm import adapted_families
 
 logger = logging.getLogger(__name__)
 
@@ -79,8 +80,8 @@ class Serving:
         for folder in adapters:
             name = self.adapters.load(folder, Path(folder).name.replace(".", "-"))
             self.processors[name] = AutoProcessor.from_pretrained(folder)
-            saved = " ".join(json.loads((fetch(folder) / "adapter_config.json").read_text())["modules_to_save"])
-            self.families[name] = {family for family in INPUTS if f"{family}_embeddings" in saved}
+            settings = json.loads((fetch(folder) / "adapter_config.json").read_text())
+            self.families[name] = set(adapted_families(settings["modules_to_save"]))
         self.lock = Lock()  # a mask ratio belongs to the configuration
 
     def prepare(self, processor, signal: Signal, views=("iq",)) -> dict[str, torch.Tensor]:
