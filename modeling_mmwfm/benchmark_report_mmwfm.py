@@ -19,6 +19,7 @@ from .benchmark_mmwfm import (
     Task,
     cell_folder,
     column_of,
+    read_budgets,
 )
 from .data_collator_mmwfm import MMWFMDataCollator, load_splits
 from .figures_mmwfm import plot_confusion
@@ -130,20 +131,26 @@ def control_table(summary: pd.DataFrame, first: str, regimes: list[str]) -> dict
     }
 
 
+def at_budget(summary: pd.DataFrame, samples_per_class: int | None) -> pd.DataFrame:
+    """The rows of one label budget; None: of all labels."""
+    budgets = summary["samples_per_class"]
+    return summary[budgets.isna() if samples_per_class is None else budgets == samples_per_class]
+
+
 def paper_tables(summary: pd.DataFrame, models: list[str], regimes: list[str], published: dict | None) -> list[dict]:
-    """Table II (linear probe and partial fine-tuning), Table III (LoRA) and the controls, of one group of tasks."""
-    everything = summary[summary["samples_per_class"].isna()]
+    """Table II (linear probe and partial fine-tuning), Table III (LoRA) and the controls, of one group of tasks and one
+    label budget."""
     names = [*models, RANDOM_ENCODER]
     low_rank = [regime for regime in regimes if regime == "lora"]
     probes = [regime for regime in regimes if regime != "lora"]
     tables = []
     if probes:
         entrants = [(model, regime) for regime in probes for model in names] + [(HAND_FEATURES, "linear")]
-        tables.append(make_table("Table II: linear probe and partial fine-tuning", everything, entrants, published))
+        tables.append(make_table("Table II: linear probe and partial fine-tuning", summary, entrants, published))
     if low_rank:
         entrants = [(model, "lora") for model in names] + [(models[0], "scratch"), (HAND_FEATURES, "linear")]
-        tables.append(make_table("Table III: LoRA", everything, entrants, published))
-    return [*tables, control_table(everything, models[0], regimes)]
+        tables.append(make_table("Table III: LoRA", summary, entrants, published))
+    return [*tables, control_table(summary, models[0], regimes)]
 
 
 def write_page(title: str, introduction: str, tables: list[dict], sections: list[dict], output: Path) -> Path:
@@ -161,12 +168,8 @@ def write_page(title: str, introduction: str, tables: list[dict], sections: list
 
 
 def pooled_predictions(cells: list[Cell], output_dir: Path, model: str, task: str, regime: str):
-    """Logits and labels of the test split with all labels, the seeds one after the other; None if there are none."""
-    wanted = [
-        cell
-        for cell in cells
-        if (cell.model, cell.task, cell.regime, cell.samples_per_class) == (model, task, regime, None)
-    ]
+    """Logits and labels of the test split, the seeds one after the other; None if there are none."""
+    wanted = [cell for cell in cells if (cell.model, cell.task, cell.regime) == (model, task, regime)]
     files = [np.load(cell_folder(output_dir, cell) / PREDICTIONS_FILE) for cell in wanted]
     if not files:
         return None
@@ -195,7 +198,8 @@ def error_figures(cells, tasks: dict[str, Task], output_dir: Path, models: list[
             if (found := pooled_predictions(cells, output_dir, model, name, chosen)) is not None:
                 errors_m[model] = np.linalg.norm(found[0] - found[1], axis=1)
         path = output_dir / "figures" / f"errors-{name}.png"
-        figures.append((column_of(name), plot_error_distributions(errors_m, path)))
+        if errors_m:  # of fewer positions than the label budget there are none
+            figures.append((column_of(name), plot_error_distributions(errors_m, path)))
     return figures
 
 
@@ -247,11 +251,17 @@ def write_benchmark_report(
     """
     output_dir, first = Path(arguments.output_dir), next(iter(models))
     (output_dir / "figures").mkdir(exist_ok=True)
+    # What has one label budget shows the largest.
+    budgets = read_budgets(arguments.label_budgets)
+    most = None if None in budgets else max(budgets)
+    labels = "all labels" if most is None else f"{most} labels per class"
+    at_most = [cell for cell in cells if cell.samples_per_class == most]
     tables = []
     for group, numbers in (("simulated twins", published), ("other data sets", None)):
-        part = summary[summary["task"].isin(twins) == (numbers is not None)]
+        part = at_budget(summary, most)
+        part = part[part["task"].isin(twins) == (numbers is not None)]
         for table in paper_tables(part, list(models), arguments.regimes, numbers) if len(part) else []:
-            tables.append({**table, "title": f"{table['title']} ({group})"})
+            tables.append({**table, "title": f"{table['title']} ({group}, {labels})"})
     num_labels = {column: tasks[task].rows_of_class for task, column in zip(summary["task"], summary["column"])}
     curves = [
         (REGIME_NAMES.get(regime, regime), plot_label_efficiency(summary, regime, num_labels, path))
@@ -264,14 +274,14 @@ def write_benchmark_report(
     sections = [
         {"title": "Label efficiency", "note": "Bars: standard deviation over seeds.", "images": curves},
         {
-            "title": f"Confusion matrices: {first}, {shown}, all labels",
+            "title": f"Confusion matrices: {first}, {shown}, {labels}",
             "note": "Rows: true class, in percent; the test splits of all seeds together.",
-            "images": confusion_figures(cells, tasks, output_dir, first, regime),
+            "images": confusion_figures(at_most, tasks, output_dir, first, regime),
         },
         {
-            "title": f"Localisation error: {shown}, all labels",
+            "title": f"Localisation error: {shown}, {labels}",
             "note": "",
-            "images": error_figures(cells, tasks, output_dir, list(models), regime),
+            "images": error_figures(at_most, tasks, output_dir, list(models), regime),
         },
         {
             "title": "Pretraining",

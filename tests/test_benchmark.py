@@ -23,7 +23,7 @@ from modeling_mmwfm.benchmark_mmwfm import (
     summarize,
     take_views,
 )
-from modeling_mmwfm.benchmark_report_mmwfm import control_table, make_table, paper_tables
+from modeling_mmwfm.benchmark_report_mmwfm import at_budget, control_table, make_table, paper_tables
 from tests.measured_sets import clean_recording
 from tests.small_sets import image_rows, tiny_processor, tone_rows
 
@@ -104,11 +104,13 @@ def test_a_gain_within_the_spread_is_not_claimed():
     assert cell["text"] == "+3.00" and cell["best"]
 
 
-def test_tables_are_of_all_labels_alone():
+def test_tables_are_of_one_label_budget():
     few = numbers({("RFP", "mmwfm", "lp"): [10.0, 11.0]}, budget=5)
     many = numbers({("RFP", "mmwfm", "lp"): [80.0, 81.0]}, budget=None)
-    table = paper_tables(summarize(pd.concat([few, many])), ["mmwfm"], ["lp"], None)[0]
-    assert table["rows"][0]["cells"][0]["text"] == "80.5 ± 0.7"
+    summary = summarize(pd.concat([few, many]))
+    for budget, text in ((None, "80.5 ± 0.7"), (5, "10.5 ± 0.7")):
+        table = paper_tables(at_budget(summary, budget), ["mmwfm"], ["lp"], None)[0]
+        assert table["rows"][0]["cells"][0]["text"] == text
 
 
 def test_images_resized_once_give_the_model_the_same_input():
@@ -184,6 +186,11 @@ def test_a_small_study_runs_from_the_command_line_and_goes_on_where_it_was(tmp_p
     assert run.returncode == 0, run.stderr[-3000:]
     changed = [path for path in cells if path.stat().st_mtime_ns != stamps[path]]
     assert changed == [cells[0]]
+    # the same without "all": what shows one label budget shows the largest
+    run = subprocess.run([*command, "--label_budgets", "10"], capture_output=True, text=True, cwd=ROOT)
+    assert run.returncode == 0, run.stderr[-3000:]
+    page = (output / "report.html").read_text()
+    assert "Table III: LoRA (other data sets, 10 labels per class)" in page and "Confusion" in page
 
 
 @pytest.mark.parametrize(
