@@ -64,6 +64,13 @@ class BenchmarkArguments:
     batch_size: int | None = None
     base_learning_rate: float | None = None
     layer_decay: float | None = None
+    normalization: str | None = field(
+        default=None,
+        metadata={
+            "choices": ["dataset", "sample", "none"],
+            "help": "of the input of every model, best as in pretraining",
+        },
+    )
     mixed_precision: str | None = field(default=None, metadata={"choices": ["no", "bf16", "fp16"]})
 
 

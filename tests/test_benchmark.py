@@ -191,6 +191,8 @@ def test_a_small_study_runs_from_the_command_line_and_goes_on_where_it_was(tmp_p
     assert run.returncode == 0, run.stderr[-3000:]
     page = (output / "report.html").read_text()
     assert "Table III: LoRA (other data sets, 10 labels per class)" in page and "Confusion" in page
+    run = subprocess.run([*command, "--normalization", "sample"], capture_output=True, text=True, cwd=ROOT)
+    assert run.returncode != 0 and "new or of the same recipe, other: ['normalization']" in run.stderr
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ NAME:ROWS, or NAME=FOLDER of any labelled data set; its recipe is configuration/
 of the part of NAME before its first dash, or default.yaml.
 """
 
+import json
 import os
 import sys
 from dataclasses import asdict
@@ -47,8 +48,22 @@ OVERRIDES = (
     "batch_size",
     "base_learning_rate",
     "layer_decay",
+    "normalization",
     "mixed_precision",
 )
+# Of the grid, which may grow and shrink; the rest says what a cell is.
+GRID = {"output_dir", "models", "tasks", "regimes", "scratch", "label_budgets", "seeds", "num_proc"}
+
+
+def keep_recipe(arguments: BenchmarkArguments):
+    """Finished cells are kept, so they must have been run by this recipe."""
+    path = Path(arguments.output_dir) / "recipe.json"
+    recipe = {name: value for name, value in asdict(arguments).items() if name not in GRID}
+    found = json.loads(path.read_text()) if path.is_file() else recipe
+    if changed := sorted(name for name in recipe if found.get(name) != recipe[name]):
+        raise ValueError(f"expected {arguments.output_dir} to be new or of the same recipe, other: {changed}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, recipe)
 
 
 def simulate_set(task: str, samples: int | None, arguments: BenchmarkArguments) -> str:
@@ -112,6 +127,7 @@ def records(table: pd.DataFrame) -> list[dict]:
 
 def main(arguments: BenchmarkArguments):
     output_dir = Path(arguments.output_dir)
+    keep_recipe(arguments)
     models, tasks = prepare_models(arguments), prepare_tasks(arguments)
     cells = plan_cells(models, tasks.values(), arguments)
     run_cells(cells, tasks, models, output_dir, arguments.num_proc)
