@@ -6,9 +6,9 @@ import torch
 
 from modeling_mmwfm import MMWFMModel
 from modeling_mmwfm.adapters_mmwfm import MMWFMAdapters
-from modeling_mmwfm.regimes_mmwfm import apply_regime
+from tests.small_models import write_adapter
 
-from .models import images, iq, our_classifier, our_mae
+from .models import images, iq, our_mae
 from .scale import Scale
 from .timing import Call, take_turns
 
@@ -21,11 +21,7 @@ def measure(scale: Scale) -> dict[str, dict]:
         our_mae(scale.preset).save_pretrained(f"{folder}/base")
         adapters = MMWFMAdapters(MMWFMModel.from_pretrained(f"{folder}/base"))
         for name in NAMES:
-            model = apply_regime(our_classifier(scale.preset), "lora", ["iq", "image"])
-            model.peft_config["default"].base_model_name_or_path = f"{folder}/base"
-            model.save_pretrained(f"{folder}/{name}")
-            model.config.save_pretrained(f"{folder}/{name}")
-            adapters.load(f"{folder}/{name}")
+            adapters.load(write_adapter(f"{folder}/base", f"{folder}/{name}", ["iq", "image"], {}, rank=32))
 
     @torch.no_grad()
     def run(names, batch):

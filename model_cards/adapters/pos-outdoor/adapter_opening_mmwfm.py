@@ -27,7 +27,8 @@ class OpensAdapters:
                 pretrained_model_name_or_path, *args, config=config, adapter_kwargs=adapter_kwargs, **kwargs
             )
         folder, place = Path(adapter), {key: adapter_kwargs.get(key) for key in ("revision", "token")}
-        settings = json.loads(Path(find_adapter_config_file(adapter, **place)).read_text())
+        lookup = {key: value for key, value in adapter_kwargs.items() if key != "_adapter_model_path"}
+        settings = json.loads(Path(find_adapter_config_file(adapter, **lookup)).read_text())
         if folder.is_dir() and not any(folder.glob("model*.safetensors")):
             pretrained_model_name_or_path = settings["base_model_name_or_path"]
         if config is not None and config.name_or_path != adapter:
