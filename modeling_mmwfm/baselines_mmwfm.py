@@ -129,7 +129,8 @@ def fit(name: str, features: np.ndarray, targets: np.ndarray, num_labels: int):
 def fit_model(model, features: np.ndarray, targets: np.ndarray, num_labels: int):
     """Fit a scikit-learn model -> a function from features (rows, F) to `logits` (rows, num_labels), as of a model:
     log probabilities of classes (votes of the nearest neighbours), or metres."""
-    with threadpool_limits(1):  # an iteration takes a millisecond: two threads wait for each other longer than they work
+    # An iteration takes a millisecond: two threads wait for each other longer than they work.
+    with threadpool_limits(1):
         model.fit(features, targets)
     if targets.ndim > 1:
         return lambda values: model.predict(values).reshape(-1, num_labels)
