@@ -8,10 +8,14 @@ import pytest
 import yaml
 from transformers import HfArgumentParser
 
+from modeling_mmwfm import MMWFMConfig
+from modeling_mmwfm.benchmark_mmwfm import BenchmarkArguments, named, read_budgets
 from modeling_mmwfm.finetuning_mmwfm import FinetuningArguments
-from modeling_mmwfm.inputs_mmwfm import InputArguments
+from modeling_mmwfm.inputs_mmwfm import InputArguments, TaskArguments
 from modeling_mmwfm.pretraining_mmwfm import PretrainingArguments
-from modeling_mmwfm.recipes_mmwfm import parse_recipe
+from modeling_mmwfm.probing_mmwfm import ProbeArguments
+from modeling_mmwfm.recipes_mmwfm import as_line, parse_recipe, read_json
+from processing.simulate import TASKS
 
 ROOT = Path(__file__).parents[1]
 
@@ -42,6 +46,41 @@ def test_every_task_recipe_is_understood(recipe):
     _, _, arguments = parse_recipe(parser, line)
     assert arguments.regime == "ft2"
     assert arguments.label_smoothing == yaml.safe_load(recipe.read_text())["label_smoothing"]
+
+
+@pytest.mark.parametrize(
+    "recipe", sorted((ROOT / "configuration" / "recipes").glob("benchmark-*.yaml")), ids=lambda p: p.stem
+)
+def test_every_benchmark_recipe_is_understood(recipe):
+    (arguments,) = parse_recipe(HfArgumentParser(BenchmarkArguments), [str(recipe), "--output_dir", "x"])
+    for folder in named(arguments.models, "models").values():
+        assert (ROOT / folder / "config.json").is_file(), folder
+    names = [entry.partition("=")[0].partition(":")[0] for entry in arguments.tasks]
+    assert len(set(names)) == len(names) and read_budgets(arguments.label_budgets)
+    assert all("=" in entry or name in TASKS for entry, name in zip(arguments.tasks, names))
+    presets = [f for f in named(arguments.models, "models").values() if f.startswith("configuration")]
+    assert arguments.pretraining is None if not presets else (ROOT / arguments.pretraining).is_file()
+
+
+@pytest.mark.parametrize(
+    "recipe", sorted((ROOT / "configuration" / "recipes").glob("ablation-*.yaml")), ids=lambda p: p.stem
+)
+def test_every_variant_and_probe_of_an_ablation_is_understood(recipe):
+    ablation, content = script("ablation"), yaml.safe_load(recipe.read_text())
+    base = yaml.safe_load((ROOT / content["pretraining"]).read_text())
+    parser = HfArgumentParser((ablation.pretrain.DataArguments, PretrainingArguments))
+    for variant, changes in content["variants"].items():
+        line = as_line(ablation.vary(base, content["common"], changes))
+        data, arguments = parser.parse_args_into_dataclasses([*line, "--output_dir", "x"])
+        assert arguments.max_steps == changes.get("max_steps", content["common"]["max_steps"]), variant
+        # Options that the configuration does not know would be carried along and change nothing.
+        known = set(MMWFMConfig().to_dict())
+        assert set(read_json(data.model_options, "model_options")) <= known, variant
+    for name, settings in content["probes"].items():
+        settings = {key: value for key, value in settings.items() if key != "datasets"} | {"dataset": "d"}
+        line = as_line({**settings, "model": "m", "output_dir": "x"})
+        task, *_ = HfArgumentParser((TaskArguments, InputArguments, ProbeArguments)).parse_args_into_dataclasses(line)
+        assert task.dataset == "d", name
 
 
 def test_unknown_keys_and_missing_recipes_are_refused(tmp_path):
