@@ -5,6 +5,7 @@ import itertools
 import json
 import multiprocessing
 import os
+import threading
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
@@ -251,6 +252,12 @@ def run_quietly(num_threads: int, *job) -> None:
         run_cell(*job)
 
 
+def end_with_parent() -> None:
+    """The processes of a pool outlive a parent that is killed, and would write beside those of the next run."""
+    parent = multiprocessing.parent_process()
+    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+
+
 def run_cells(cells: list[Cell], tasks: dict[str, Task], models: dict[str, str], output_dir: Path, num_proc: int):
     """Run what is not finished, `num_proc` cells at a time; interrupted, the same call goes on.
 
@@ -274,7 +281,7 @@ def run_cells(cells: list[Cell], tasks: dict[str, Task], models: dict[str, str],
             jobs.append((cell, task, models[name], processor, cell_folder(output_dir, cell)))
     num_threads = max(1, (os.cpu_count() or 1) // num_proc)
     # Spawned, not forked: a process made by fork cannot use the OpenMP threads or the GPU of its parent.
-    pool = ProcessPoolExecutor(num_proc, mp_context=multiprocessing.get_context("spawn"))
+    pool = ProcessPoolExecutor(num_proc, multiprocessing.get_context("spawn"), initializer=end_with_parent)
     try:
         running = {pool.submit(run_quietly, num_threads, *job): job[0] for job in jobs}
         for future in as_completed(running):

@@ -4,10 +4,12 @@ import json
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 import torch
 
@@ -193,6 +195,30 @@ def test_a_small_study_runs_from_the_command_line_and_goes_on_where_it_was(tmp_p
     assert "Table III: LoRA (other data sets, 10 labels per class)" in page and "Confusion" in page
     run = subprocess.run([*command, "--normalization", "sample"], capture_output=True, text=True, cwd=ROOT)
     assert run.returncode != 0 and "new or of the same recipe, other: ['normalization']" in run.stderr
+
+
+def test_a_study_that_is_killed_leaves_no_process_behind(tmp_path):
+    MMWFMForPreTraining(MMWFMConfig.from_pretrained(PRESETS / "tiny")).save_pretrained(tmp_path / "model")
+    tiny_processor().save_pretrained(tmp_path / "model")
+    tones = write_splits(tmp_path / "tones", tone_rows)
+    line = f"--output_dir {tmp_path / 'out'} --models mmwfm={tmp_path / 'model'} --tasks tones={tones} --regimes full "
+    line += "--label_budgets all --num_train_epochs 100000 --num_proc 2"  # would take hours
+    command = [sys.executable, str(ROOT / "training_scripts" / "benchmark.py"), *line.split()]
+    with open(tmp_path / "log", "w") as log:
+        study = subprocess.Popen(command, stdout=log, stderr=log, cwd=ROOT)
+    try:
+        deadline = time.monotonic() + 120
+        while len(list((tmp_path / "out" / "cells").rglob("run.json"))) < 2:  # both processes are at work
+            assert study.poll() is None and time.monotonic() < deadline, (tmp_path / "log").read_text()[-3000:]
+            time.sleep(0.2)
+        workers = psutil.Process(study.pid).children(recursive=True)
+    finally:
+        study.kill()
+        study.wait()
+    gone, alive = psutil.wait_procs(workers, timeout=30)
+    for process in alive:
+        process.kill()
+    assert len(gone) >= 2 and not alive
 
 
 @pytest.mark.parametrize(
