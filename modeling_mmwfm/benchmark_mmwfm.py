@@ -254,8 +254,12 @@ def run_quietly(num_threads: int, *job) -> None:
 
 def end_with_parent() -> None:
     """The processes of a pool outlive a parent that is killed, and would write beside those of the next run."""
-    parent = multiprocessing.parent_process()
-    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+
+    def wait_and_end():
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=wait_and_end, daemon=True).start()
 
 
 def run_cells(cells: list[Cell], tasks: dict[str, Task], models: dict[str, str], output_dir: Path, num_proc: int):

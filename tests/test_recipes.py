@@ -69,12 +69,11 @@ def test_every_variant_and_probe_of_an_ablation_is_understood(recipe):
     ablation, content = script("ablation"), yaml.safe_load(recipe.read_text())
     base = yaml.safe_load((ROOT / content["pretraining"]).read_text())
     parser = HfArgumentParser((ablation.pretrain.DataArguments, PretrainingArguments))
+    known = set(MMWFMConfig().to_dict())  # options that it does not know would be carried along and change nothing
     for variant, changes in content["variants"].items():
         line = as_line(ablation.vary(base, content["common"], changes))
         data, arguments = parser.parse_args_into_dataclasses([*line, "--output_dir", "x"])
         assert arguments.max_steps == changes.get("max_steps", content["common"]["max_steps"]), variant
-        # Options that the configuration does not know would be carried along and change nothing.
-        known = set(MMWFMConfig().to_dict())
         assert set(read_json(data.model_options, "model_options")) <= known, variant
     for name, settings in content["probes"].items():
         settings = {key: value for key, value in settings.items() if key != "datasets"} | {"dataset": "d"}
