@@ -12,6 +12,11 @@ from .processing_mmwfm import MMWFMProcessor
 INPUT_COLUMNS = ("iq", "image")
 
 
+def check_iq_views(views: list[str]):
+    if not views or not set(views) <= {"iq", "spectrogram"}:
+        raise ValueError(f"`iq_views`: expected iq, spectrogram or both, found {views}")
+
+
 class MMWFMDataCollator:
     """Rows, or columns read at once, -> model input and `labels`.
 

@@ -11,15 +11,22 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator, DistributedType
-from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration, parse_flag_from_env, set_seed
+from accelerate.utils import (
+    AutocastKwargs,
+    DistributedDataParallelKwargs,
+    ProjectConfiguration,
+    parse_flag_from_env,
+    set_seed,
+)
 from datasets import Dataset as RowDataset
 from datasets import IterableDataset as RowStream
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, get_cosine_schedule_with_warmup
 
 from .compiling_mmwfm import compile_if_possible
-from .data_collator_mmwfm import MMWFMDataCollator
+from .data_collator_mmwfm import MMWFMDataCollator, check_iq_views
 from .figures_mmwfm import plot_losses
+from .graph_replay_mmwfm import replay_if_possible
 from .mask_noise_mmwfm import add_noise, count_tokens, seeded_noise, takes_noise
 from .processing_mmwfm import MMWFMProcessor
 from .run_folder_mmwfm import begin_run, finish_run, finished_log, latest_checkpoint, save_checkpoint
@@ -69,6 +76,9 @@ class PretrainingArguments:
         default=None, metadata={"choices": ["no", "bf16", "fp16"], "help": "default: as `accelerate launch` says"}
     )
     torch_compile: bool = field(default=False, metadata={"help": "where a compiler works; once for each input size"})
+    cuda_graphs: bool = field(
+        default=False, metadata={"help": "record steps and replay them, for small models on a GPU"}
+    )
     num_workers: int = field(default=0, metadata={"help": "processes that prepare batches of each source"})
     logging_steps: int = 10
     eval_epochs: float = field(default=1, metadata={"help": "epochs between validations and figures"})
@@ -89,8 +99,7 @@ class PretrainingArguments:
         for name in positive:
             if getattr(self, name) is not None and getattr(self, name) <= 0:
                 raise ValueError(f"`{name}`: expected more than 0, found {getattr(self, name)}")
-        if not self.iq_views or not set(self.iq_views) <= {"iq", "spectrogram"}:
-            raise ValueError(f"`iq_views`: expected iq, spectrogram or both, found {self.iq_views}")
+        check_iq_views(self.iq_views)
         read_augmentations(self.augmentations)
         self.report_to = [name for name in self.report_to if name != "none"]
         check_trackers(self.report_to)
@@ -123,7 +132,10 @@ def make_accelerator(arguments: PretrainingArguments, find_unused_parameters: bo
         step_scheduler_with_optimizer=False,
         log_with=arguments.report_to or None,
         project_config=ProjectConfiguration(logging_dir=f"{arguments.output_dir}/logs"),
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=find_unused_parameters)],
+        kwargs_handlers=[
+            DistributedDataParallelKwargs(find_unused_parameters=find_unused_parameters),
+            AutocastKwargs(cache_enabled=not arguments.cuda_graphs),
+        ],
     )
     if accelerator.distributed_type == DistributedType.FSDP:
         if not accelerator.is_fsdp2:
@@ -257,12 +269,14 @@ def pretrain(
     scheduler = get_cosine_schedule_with_warmup(optimizer, int(arguments.warmup_epochs * steps_per_epoch), num_steps)
     model, optimizer, scheduler = accelerator.prepare(model, optimizer, scheduler)
     step_model = compile_if_possible(model, accelerator.device) if arguments.torch_compile else model
+    replay = replay_if_possible(step_model, accelerator) if arguments.cuda_graphs else None
     progress = Progress(sources, accelerator.device)
     accelerator.register_for_checkpointing(progress)
     if (checkpoint := latest_checkpoint(output_dir)) is not None:
         accelerator.load_state(str(checkpoint))
     start_trackers(accelerator, output_dir, progress.step)
-    pin_memory = accelerator.device.type == "cuda"
+    # While a step is recorded no other thread may use the GPU, and those that pin memory would.
+    pin_memory = accelerator.device.type == "cuda" and replay is None
     loaders = {
         source: loader_of(own, progress.step, arguments.num_workers, pin_memory) for source, own in batches.items()
     }
@@ -290,9 +304,10 @@ def pretrain(
             # the model is sharded: FSDP2 cannot wait for parts that have not been used yet.
             waits = source != sources[-1] and accelerator.distributed_type != DistributedType.FSDP
             with accelerator.no_sync(model) if waits else contextlib.nullcontext(), accelerator.autocast():
-                loss = step_model(**batch).loss * batches[source].weight
+                loss = (replay(batch) if replay else step_model(**batch).loss) * batches[source].weight
                 accelerator.backward(loss)
             losses[source] = loss.detach().float()
+            del loss  # its graph would keep what the next source's recording must begin with afresh
         gradient_norm = accelerator.clip_grad_norm_(model.parameters(), arguments.max_grad_norm or math.inf)
         if hasattr(gradient_norm, "full_tensor"):  # of a sharded model
             gradient_norm = gradient_norm.full_tensor()

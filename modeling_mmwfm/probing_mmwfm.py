@@ -13,7 +13,7 @@ from sklearn.preprocessing import StandardScaler
 from transformers import AutoConfig, AutoModel
 
 from .baselines_mmwfm import choose_strength, count_labels, fit_model, make_linear
-from .data_collator_mmwfm import MMWFMDataCollator
+from .data_collator_mmwfm import MMWFMDataCollator, check_iq_views
 from .evaluation_mmwfm import score
 from .files_mmwfm import write_json
 from .finetuning_mmwfm import task_config
@@ -35,6 +35,10 @@ class ProbeArguments:
     random_encoder: bool = field(
         default=False, metadata={"help": "fresh weights of the checkpoint's configuration, drawn by seed: the control"}
     )
+    iq_views: list[str] = field(
+        default_factory=lambda: ["iq"],
+        metadata={"help": "what is made of IQ: iq, spectrogram or both, which are then one joint input"},
+    )
     carrier_shift: float = field(default=0.0, metadata={"help": "random carrier shift, share of the sampling rate"})
     shift_copies: int = field(default=1, metadata={"help": "of each training row, under carrier shifts of their own"})
     samples_per_class: int | None = field(
@@ -47,6 +51,7 @@ class ProbeArguments:
         for name in ("batch_size", "shift_copies"):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}`: expected at least 1, found {getattr(self, name)}")
+        check_iq_views(self.iq_views)
         if self.shift_copies > 1 and not self.carrier_shift:
             raise ValueError(f"`shift_copies`: expected 1 without `carrier_shift`, found {self.shift_copies}")
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
@@ -147,7 +152,7 @@ def probe(base: str, processor: MMWFMProcessor, splits: dict[str, Dataset], argu
     if bad := [split for split, rows in splits.items() if "recording" not in rows.column_names]:
         raise ValueError(f"expected a column `recording`, found none in {bad}")
     column, _, config = task_config(base, splits["train"], arguments.pooling)
-    collator = MMWFMDataCollator(processor, arguments.carrier_shift)
+    collator = MMWFMDataCollator(processor, arguments.carrier_shift, views=arguments.iq_views)
     own_channels = getattr(AutoConfig.from_pretrained(base), "input_channels", None)  # an adapter it lacks is drawn
     is_drawn = arguments.random_encoder or getattr(config, "input_channels", None) != own_channels
     features, scaler, per_seed = {}, StandardScaler(), []

@@ -64,6 +64,24 @@ def test_two_tones_are_told_apart_and_the_same_call_returns_what_it_found(checkp
         run(checkpoint, tones, tmp_path / "run", carrier_shift=0.1)
 
 
+@pytest.mark.parametrize("views", [["spectrogram"], ["iq", "spectrogram"]])
+def test_iq_is_probed_in_the_views_that_are_named(checkpoint, tones, tmp_path, monkeypatch, views):
+    seen = []
+
+    def keep_inputs(model, rows, collator, *rest):
+        seen.append(set(collator(rows[:2])))
+        return compute_features(model, rows, collator, *rest)
+
+    monkeypatch.setattr(probing_mmwfm, "compute_features", keep_inputs)
+    processor = tiny_processor()
+    processor.feature_extractor.n_fft, processor.feature_extractor.hop_length = 16, 4
+    arguments = ProbeArguments(output_dir=str(tmp_path / "run"), pooling="mean_std", iq_views=views)
+    results = probe(checkpoint, processor, tones, arguments)
+    expected = {"iq": "iq_values", "spectrogram": "pixel_values"}
+    assert seen == [{expected[view] for view in views}] * len(tones)
+    assert results["mean"]["linear"]["balanced_accuracy"] > 0.9
+
+
 def test_positions_are_scored_in_metres(checkpoint, tmp_path):
     splits = make_splits(image_rows, train=300, test=60)  # without validation
     results = run(checkpoint, splits, tmp_path, pooling="mean", seeds=[0])
@@ -268,6 +286,7 @@ def test_what_cannot_be_probed_is_refused(checkpoint, tones, tmp_path):
     refused("`shift_copies`: expected at least 1, found 0", shift_copies=0)
     refused(r"`seeds`: expected at least one and each once, found \[1, 1\]", seeds=[1, 1])
     refused("`samples_per_class`: expected at least 1, found 0", samples_per_class=0)
+    refused(r"`iq_views`: expected iq, spectrogram or both, found \['waterfall'\]", iq_views=["waterfall"])
     refused(r"expected splits train and test, found \['train'\]", {"train": tones["train"]})
     without = {**tones, "test": tones["test"].remove_columns("recording")}
     refused(r"expected a column `recording`, found none in \['test'\]", without)
