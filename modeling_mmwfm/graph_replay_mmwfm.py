@@ -22,10 +22,11 @@ class LossOf(nn.Module):
 
 
 class ReplayedLoss:
-    """`batch -> loss`. The first batch of each shape records forward and backward pass, later ones replay them.
+    """`source, batch -> loss`. The first batch of each source records forward and backward pass, later ones replay them.
 
-    The model must be in training mode, and nothing in it may wait for the GPU: batches have no padding. Autocast must
-    not cache the weights that it has cast, which the graph would read for ever.
+    Gradients lie in the memory of their source's recording, so a source may come once in an optimiser step. The model
+    must be in training mode, and nothing in it may wait for the GPU: batches have no padding. Autocast must not cache
+    the weights that it has cast, which the graph would read for ever.
     """
 
     def __init__(self, model: nn.Module):
@@ -33,15 +34,14 @@ class ReplayedLoss:
         # Gradients are summed on the stream of the recording, for which each backward pass waits.
         warnings.filterwarnings("ignore", message="The AccumulateGrad node's stream does not match")
 
-    def __call__(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        key = tuple((name, value.dtype, value.shape) for name, value in batch.items())
-        if key not in self.graphs:
+    def __call__(self, source: str, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        if source not in self.graphs:
             inputs = tuple(value.clone() for value in batch.values())  # later batches are copied into these
             # Each family leaves the other's projections and head without gradient.
-            self.graphs[key] = torch.cuda.make_graphed_callables(
+            self.graphs[source] = torch.cuda.make_graphed_callables(
                 LossOf(self.model, tuple(batch)), inputs, allow_unused_input=True
             )
-        return self.graphs[key](*batch.values())
+        return self.graphs[source](*batch.values())
 
 
 def replay_if_possible(model: nn.Module, accelerator: Accelerator) -> ReplayedLoss | None:

@@ -304,7 +304,7 @@ def pretrain(
             # the model is sharded: FSDP2 cannot wait for parts that have not been used yet.
             waits = source != sources[-1] and accelerator.distributed_type != DistributedType.FSDP
             with accelerator.no_sync(model) if waits else contextlib.nullcontext(), accelerator.autocast():
-                loss = (replay(batch) if replay else step_model(**batch).loss) * batches[source].weight
+                loss = (replay(source, batch) if replay else step_model(**batch).loss) * batches[source].weight
                 accelerator.backward(loss)
             losses[source] = loss.detach().float()
             del loss  # its graph would keep what the next source's recording must begin with afresh

@@ -79,17 +79,19 @@ def test_replayed_steps_give_the_losses_and_gradients_of_the_first_run_and_follo
     model = make(MMWFMForPreTraining, num_channels=3).cuda().train()
     replayed, generator = ReplayedLoss(model), torch.Generator().manual_seed(0)
     for step in range(3):
-        batches = [
+        batches = [  # two sources of one shape, whose gradients must not share memory
+            {"pixel_values": images(3, 3, 16, 16), "image_noise": torch.rand(3, 16, generator=generator)},
             {"pixel_values": images(3, 3, 16, 16), "image_noise": torch.rand(3, 16, generator=generator)},
             {"iq_values": iq(3, 2, 64), "iq_noise": torch.rand(3, 16, generator=generator)},
         ]
         found = []
-        for loss_of in (lambda batch: model(**batch).loss, replayed):
+        for loss_of in (lambda source, batch: model(**batch).loss, replayed):
             model.zero_grad()
             with torch.autocast("cuda", torch.bfloat16, cache_enabled=False):
                 losses = []
-                for batch in batches:
-                    loss = loss_of({name: value.cuda() + 0.1 * step for name, value in batch.items()})
+                for source, batch in enumerate(batches):
+                    batch = {name: value.cuda() + 0.1 * step * (1 + source) for name, value in batch.items()}
+                    loss = loss_of(str(source), batch)
                     loss.backward()
                     losses.append(loss.item())
                     del loss
