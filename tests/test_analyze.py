@@ -55,14 +55,17 @@ def folder(tmp_path_factory):
     processor = MMWFMProcessor(MMWFMFeatureExtractor(normalization="sample"))
     model = make(MMWFMForSequenceClassification, id2label=dict(enumerate(LABELS))).train()
     optimizer, rng = torch.optim.Adam(model.parameters(), 1e-2), np.random.default_rng(0)
-    for _ in range(80):
+    losses = []
+    # Until it does: how many steps that takes depends on how a machine rounds.
+    while len(losses) < 500 and (len(losses) < 80 or max(losses[-5:]) > 0.05):
         numbers = rng.integers(3, size=16)
         batch = processor(iq=np.stack([draw(LABELS[number], LENGTH, rng)[None] for number in numbers]))
         loss = model(**batch, labels=torch.from_numpy(numbers)).loss
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-    assert loss < 0.05
+        losses.append(loss.item())
+    assert max(losses[-5:]) < 0.05
     folder = tmp_path_factory.mktemp("model")
     model.eval().save_pretrained(folder)
     processor.save_pretrained(folder)
