@@ -134,7 +134,7 @@ def make_accelerator(arguments: PretrainingArguments, find_unused_parameters: bo
         project_config=ProjectConfiguration(logging_dir=f"{arguments.output_dir}/logs"),
         kwargs_handlers=[
             DistributedDataParallelKwargs(find_unused_parameters=find_unused_parameters),
-            AutocastKwargs(cache_enabled=not arguments.cuda_graphs),
+            AutocastKwargs(cache_enabled=not arguments.cuda_graphs),  # see `ReplayedLoss`
         ],
     )
     if accelerator.distributed_type == DistributedType.FSDP:
