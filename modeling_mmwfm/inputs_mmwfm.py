@@ -6,6 +6,14 @@ from .feature_extraction_mmwfm import MMWFMFeatureExtractor
 from .image_processing_mmwfm import MMWFMImageProcessor
 from .processing_mmwfm import MMWFMProcessor
 
+# Options of IQ -> their names in the feature extractor.
+IQ_OPTIONS = {
+    "center_carrier": "center_carrier",
+    "spectrogram_fft": "n_fft",
+    "spectrogram_hop": "hop_length",
+    "center_peak": "center_peak",
+}
+
 # What an image processor keeps when others of its options change.
 KEPT = (
     "normalization",
@@ -36,12 +44,18 @@ class InputArguments:
         },
     )
     center_carrier: bool | None = field(default=None, metadata={"help": "move the carrier of IQ to 0 Hz"})
+    spectrogram_fft: int | None = field(default=None, metadata={"help": "samples of a frame of IQ's spectrogram view"})
+    spectrogram_hop: int | None = field(default=None, metadata={"help": "samples between its frames"})
+    center_peak: bool | None = field(default=None, metadata={"help": "its rows count from the strongest one"})
     csi_to_db: bool | None = field(default=None, metadata={"help": "CSI, complex or linear amplitude, to dB"})
     fill_unused_subcarriers: bool | None = field(
         default=None, metadata={"help": "guards and DC of linear CSI take the values of their neighbours"}
     )
     remove_packet_mean: bool | None = field(default=None, metadata={"help": "take the gain control out of CSI in dB"})
     remove_time_mean: bool | None = field(default=None, metadata={"help": "take the static channel out of CSI"})
+    packet_rate_hz: float | None = field(
+        default=None, metadata={"help": "convert CSI to this packet rate; rows that name none are taken for it"}
+    )
     doppler_groups: int | None = field(
         default=None, metadata={"help": "Doppler over time of so many groups of CSI subcarriers, 16 rows each"}
     )
@@ -63,8 +77,9 @@ def adapt_processor(processor: MMWFMProcessor, inputs: InputArguments, rows) -> 
     options = given(inputs)
     if normalization := options.pop("normalization", None):
         processor.feature_extractor.normalization = processor.image_processor.normalization = normalization
-    if "center_carrier" in options:
-        processor.feature_extractor.center_carrier = options.pop("center_carrier")
+    for option, name in IQ_OPTIONS.items():
+        if option in options:
+            setattr(processor.feature_extractor, name, options.pop(option))
     if options:
         processor.image_processor = adapt_image_processor(processor.image_processor, options)
     return processor.fit(rows)
@@ -92,12 +107,7 @@ def pretraining_processors(data) -> tuple[MMWFMProcessor, MMWFMProcessor]:
         data: keys of `training_scripts/pretrain.py`.
     """
     size = {"height": data.image_height, "width": data.image_width}
-    views = {
-        "center_carrier": data.center_carrier,
-        "n_fft": data.spectrogram_fft,
-        "hop_length": data.spectrogram_hop,
-        "center_peak": data.center_peak,
-    }
+    views = {name: getattr(data, option) for option, name in IQ_OPTIONS.items()}
     processor = MMWFMProcessor(
         MMWFMFeatureExtractor(normalization=data.normalization, **views),
         MMWFMImageProcessor(size=size, normalization=data.normalization),

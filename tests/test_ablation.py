@@ -7,6 +7,7 @@ import yaml
 
 from modeling_mmwfm.ablation_mmwfm import summarize_probes, write_ablation
 from processing.simulate import simulate
+from tests.small_sets import tiny_pretraining_model, tiny_processor
 from tests.test_recipes import script
 
 RECIPE = {
@@ -85,6 +86,51 @@ def test_variants_differ_in_what_they_name_and_share_the_rest(tmp_path):
     before = (tmp_path / "run" / "models" / "segment-64" / "model.safetensors").stat().st_mtime_ns
     ablation.main(arguments)
     assert (tmp_path / "run" / "models" / "segment-64" / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_a_checkpoint_is_probed_as_it_is_and_so_are_random_weights_in_each_view(tmp_path):
+    tiny_pretraining_model().save_pretrained(tmp_path / "tiny")
+    tiny_processor().save_pretrained(tmp_path / "tiny")
+    interference = simulate("interference", tmp_path / "interference", 60)
+    arguments = script("ablation").AblationArguments(
+        output_dir=str(tmp_path / "run"),
+        variants=json.dumps({"tiny": {"checkpoint": str(tmp_path / "tiny")}}),
+        probes=json.dumps(
+            {
+                pooling: {"dataset": str(interference), "pooling": pooling, "normalization": "sample"}
+                for pooling in ("cls", "mean_std")
+            }
+        ),
+        seeds=[0],
+    )
+    script("ablation").main(arguments)
+    assert not (tmp_path / "run" / "models").exists()
+    widths = {
+        (pooling, encoder): json.loads(path.read_text())["num_features"]
+        for pooling in ("cls", "mean_std")
+        for encoder in ("pretrained", "random")
+        for path in (tmp_path / "run" / "probes" / "tiny" / pooling / encoder).rglob("probe_results.json")
+    }
+    assert widths == {
+        (pooling, encoder): width
+        for pooling, width in (("cls", 64), ("mean_std", 128))
+        for encoder in ("pretrained", "random")
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({}, "expected a `checkpoint` or `pretraining`"),
+        ({"checkpoint": "x", "seed": 1}, "expected `checkpoint` alone"),
+    ],
+)
+def test_a_variant_without_a_recipe_is_a_checkpoint_alone(changes, message, tmp_path):
+    arguments = script("ablation").AblationArguments(
+        output_dir=str(tmp_path), variants=json.dumps({"v": changes}), probes="{}"
+    )
+    with pytest.raises(ValueError, match=message):
+        script("ablation").main(arguments)
 
 
 def test_what_is_not_a_mapping_is_refused(tmp_path):

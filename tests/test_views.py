@@ -183,6 +183,12 @@ def test_the_phase_of_a_long_recording_is_exact():
     assert turned == pytest.approx(np.exp(-2j * np.pi * 0.123456789 * 1_999_999), abs=1e-4)
 
 
+@pytest.mark.parametrize("setting", ["n_fft", "hop_length"])
+def test_a_spectrogram_without_frames_is_refused(setting):
+    with pytest.raises(ValueError, match=f"`{setting}`: expected at least 1, found 0"):
+        MMWFMFeatureExtractor(**{setting: 0}).spectrogram(np.ones(64, np.complex64))
+
+
 @pytest.mark.parametrize("n_fft", [64, 33])
 def test_a_spectrogram_is_rolled_so_that_its_peak_is_in_the_middle_row(n_fft):
     frequencies = np.array([0.3, -0.41, 0.0, 0.1])

@@ -3,7 +3,8 @@
     python training_scripts/ablation.py configuration/recipes/ablation-cpu.yaml --output_dir runs/ablation
 
 Simulates the pretraining data once, pretrains each variant, and fits a linear probe and nearest neighbours on every data
-set. The same command again goes on where it was; results.json and table.md are written after every variant.
+set. A variant that is a `checkpoint` is probed as it is: so views are varied, each a probe of its own. The same command
+again goes on where it was; results.json and table.md are written after every variant.
 """
 
 import os
@@ -27,13 +28,16 @@ from training_scripts import pretrain, probe
 @dataclass
 class AblationArguments:
     output_dir: str = field(metadata={"help": "folder of data, models, probes, results.json and table.md"})
-    pretraining: str = field(metadata={"help": "recipe that is varied"})
     variants: str = field(
-        metadata={"help": "JSON, name -> keys of the recipe that differ; `model_options` are added to the recipe's"}
+        metadata={
+            "help": "JSON, name -> keys of the recipe that differ; `model_options` are added to the recipe's. Or "
+            "`checkpoint` alone: a folder or Hub name, pretrained already"
+        }
     )
     probes: str = field(
         metadata={"help": "JSON, name -> keys of probe.py; of several `datasets` the mean is taken over them"}
     )
+    pretraining: str | None = field(default=None, metadata={"help": "recipe that is varied"})
     common: str | None = field(default=None, metadata={"help": "JSON, keys of the recipe that all variants share"})
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2], metadata={"help": "of the random encoders"})
 
@@ -55,7 +59,7 @@ def pretrain_variant(recipe: dict, output_dir: Path, folder: Path):
     pretrain.main(*parser.parse_args_into_dataclasses([*as_line(recipe), "--output_dir", str(folder)]))
 
 
-def probe_variant(model: Path, settings: dict, folder: Path, seeds: list[int]) -> dict:
+def probe_variant(model: Path | str, settings: dict, folder: Path, seeds: list[int]) -> dict:
     """Pretrained and random, of every data set."""
     settings, parser = dict(settings), HfArgumentParser((TaskArguments, InputArguments, ProbeArguments))
     datasets, found = settings.pop("datasets", None) or [settings.pop("dataset")], {}
@@ -70,13 +74,18 @@ def probe_variant(model: Path, settings: dict, folder: Path, seeds: list[int]) -
 
 def main(arguments: AblationArguments):
     output_dir = Path(arguments.output_dir)
-    base = read_recipe(arguments.pretraining)
+    base = read_recipe(arguments.pretraining) if arguments.pretraining else None
     variants, probes = (read_json(getattr(arguments, name), name) for name in ("variants", "probes"))
     rows = []
     for variant, changes in variants.items():
-        recipe = vary(base, read_json(arguments.common or "{}", "common"), changes)
-        model = output_dir / "models" / variant
-        pretrain_variant(recipe, output_dir, model)
+        if (model := changes.get("checkpoint")) is None:
+            if base is None:
+                raise ValueError(f"variant {variant!r}: expected a `checkpoint` or `pretraining`, found neither")
+            model = output_dir / "models" / variant
+            recipe = vary(base, read_json(arguments.common or "{}", "common"), changes)
+            pretrain_variant(recipe, output_dir, model)
+        elif len(changes) > 1:
+            raise ValueError(f"variant {variant!r}: expected `checkpoint` alone, found {sorted(changes)}")
         for name, settings in probes.items():
             found = probe_variant(model, settings, output_dir / "probes" / variant / name, arguments.seeds)
             rows += summarize_probes(variant, name, found)

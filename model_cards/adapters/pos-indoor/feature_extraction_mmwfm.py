@@ -220,6 +220,9 @@ class MMWFMFeatureExtractor(FeatureExtractionMixin):
         Rows are frequency from -fs/2 up, columns time. Input and errors as for a call; samples of unequal length give
         a list of (1, n_fft, frames). Recordings shorter than `n_fft` are padded with zeros.
         """
+        for name in ("n_fft", "hop_length"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"`{name}`: expected at least 1, found {getattr(self, name)}")
         groups = self.read(iq, sampling_rate_hz, iq_format, resample)
         images = [None] * sum(len(rows) for rows, _ in groups)
         for rows, values in groups:
