@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from .cards_mmwfm import write_task_card
-from .data_collator_mmwfm import MMWFMDataCollator, RowsWithDraws
+from .data_collator_mmwfm import MMWFMDataCollator, RowsWithDraws, check_iq_views
 from .evaluation_mmwfm import RESULTS_FILE, evaluate_task, score
 from .files_mmwfm import write_json
 from .frozen_features_mmwfm import Head, as_features, trains_head_alone
@@ -55,6 +55,10 @@ class FinetuningArguments:
             "help": "random carrier shift, share of the sampling rate; another in each epoch where more trains than the head"
         },
     )
+    iq_views: list[str] = field(
+        default_factory=lambda: ["iq"],
+        metadata={"help": "what is made of IQ: iq, spectrogram or both, which are then one joint input"},
+    )
     mixed_precision: str = field(default="no", metadata={"choices": ["no", "bf16", "fp16"]})
     random_encoder: bool = field(
         default=False,
@@ -74,6 +78,9 @@ class FinetuningArguments:
         default=False, metadata={"help": "keep results and predictions, no weights, figures or card"}
     )
     seed: int = 0
+
+    def __post_init__(self):
+        check_iq_views(self.iq_views)
 
 
 class KeepBest(TrainerCallback):
@@ -114,7 +121,9 @@ def load_adapted(folder: str | Path) -> PreTrainedModel | PeftModel:
     return PeftModel.from_pretrained(base, folder).eval()
 
 
-def task_config(base: str, train: Dataset, pooling: str | None) -> tuple[str, list[str], PreTrainedConfig]:
+def task_config(
+    base: str, train: Dataset, pooling: str | None, iq_views: list[str]
+) -> tuple[str, list[str], PreTrainedConfig]:
     """Target column and input families of a task, and the checkpoint's configuration with the task's head.
 
     Raises:
@@ -122,12 +131,17 @@ def task_config(base: str, train: Dataset, pooling: str | None) -> tuple[str, li
     """
     column, settings = target_settings(train)
     families = [family for family in ("iq", "image") if family in train.column_names]
+    if "iq" in families and list(iq_views) != ["iq"]:
+        if "image" in families:
+            raise ValueError(f"`iq_views`: expected ['iq'] for rows that have images, too, found {list(iq_views)}")
+        families = ["iq", "image"] if "iq" in iq_views else ["image"]
     config = AutoConfig.from_pretrained(base, **settings)
     if config.model_type not in PARTS:
         raise ValueError(f"{base}: expected a model of type {' or '.join(PARTS)}, found {config.model_type}")
     if absent := set(families) - set(config.modalities):
         raise ValueError(f"{base}: expected input of the modalities {list(config.modalities)}, found {sorted(absent)}")
-    if "image" in families and (channels := len(train[0]["image"])) != config.num_channels:
+    channels = len(train[0]["image"]) if "image" in train.column_names else 1  # a spectrogram has one
+    if "image" in families and channels != config.num_channels:
         config.input_channels = channels
     if pooling:
         if not hasattr(config, "pooling"):
@@ -230,18 +244,18 @@ def finetune(
         if split not in splits:
             raise ValueError(f"expected splits train and validation, found {sorted(splits)}")
     train = draw_labels(splits["train"], arguments.samples_per_class, arguments.seed)
-    column, families, config = task_config(base, train, arguments.pooling)
+    column, families, config = task_config(base, train, arguments.pooling, arguments.iq_views)
     model = make_model(base, config, families, arguments)
 
     output_dir.mkdir(parents=True, exist_ok=True)
     write_json(output_dir / "run.json", run)
-    collator = MMWFMDataCollator(processor, arguments.carrier_shift, column)
+    collator = MMWFMDataCollator(processor, arguments.carrier_shift, column, arguments.iq_views)
     rows = {"train": train, **{split: splits[split] for split in ("validation", "test") if split in splits}}
     trained = model
     if trains_head_alone(model):  # on the same inputs in every epoch: carrier shifts follow from the row
         rows, collator = as_features(model, rows, collator, arguments.batch_size), dict
         trained = Head(model)
-    elif arguments.carrier_shift and "iq" in families:
+    elif arguments.carrier_shift and "iq" in train.column_names:
         rows["train"] = RowsWithDraws(train, arguments.seed)
     trainer = make_trainer(model, trained, rows, collator, arguments)
     # Autocast casts the input of each adapter by itself, and what peft had cast before it once more.

@@ -79,7 +79,7 @@ def as_features(
         collator: with a label column.
     """
     encoder = model.to(PartialState().device).eval().base_model
-    inputs = MMWFMDataCollator(collator.processor, collator.carrier_shift)
+    inputs = MMWFMDataCollator(collator.processor, collator.carrier_shift, views=collator.views)
     found = {}
     for split, rows in splits.items():
         features = torch.from_numpy(compute_features(encoder, rows, inputs, batch_size)[:, 0])

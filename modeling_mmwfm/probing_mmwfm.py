@@ -151,7 +151,7 @@ def probe(base: str, processor: MMWFMProcessor, splits: dict[str, Dataset], argu
     splits = {split: splits[split] for split in ("train", "validation", "test") if split in splits}
     if bad := [split for split, rows in splits.items() if "recording" not in rows.column_names]:
         raise ValueError(f"expected a column `recording`, found none in {bad}")
-    column, _, config = task_config(base, splits["train"], arguments.pooling)
+    column, _, config = task_config(base, splits["train"], arguments.pooling, arguments.iq_views)
     collator = MMWFMDataCollator(processor, arguments.carrier_shift, views=arguments.iq_views)
     own_channels = getattr(AutoConfig.from_pretrained(base), "input_channels", None)  # an adapter it lacks is drawn
     is_drawn = arguments.random_encoder or getattr(config, "input_channels", None) != own_channels

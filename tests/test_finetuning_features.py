@@ -108,6 +108,7 @@ def assert_same_run(expected, found, tolerance):
         ("mmwfm", tone_rows, {"pooling": "mean_std", "results_only": True}),
         ("mmwfm", tone_rows, {"random_encoder": True, "samples_per_class": 5, "min_steps": 9}),
         ("mmwfm", image_rows, {}),
+        ("mmwfm", tone_rows, {"iq_views": ["iq", "spectrogram"]}),
         ("wavesfm", image_rows, {"results_only": True}),
         ("iqfm", tone_rows, {}),
         ("iqfm", tone_rows, {"regime": "strict", "results_only": True}),
@@ -132,7 +133,8 @@ def test_a_head_alone_learns_the_same_and_each_row_is_encoded_once(
         trained = name.startswith("classifier.")
         torch.testing.assert_close(states[0][name], value, rtol=0, atol=1e-4 if trained else 0, msg=name)
     # the folder is the whole model, whose predictions are those that were saved
-    collator = MMWFMDataCollator(tiny_processor(), label_column="label" if make_rows is tone_rows else "position")
+    column, views = "label" if make_rows is tone_rows else "position", changes.get("iq_views", ["iq"])
+    collator = MMWFMDataCollator(tiny_processor(), label_column=column, views=views)
     logits, _ = predict(load_adapted(folders[0]), splits["test"], collator)
     saved = np.load(folders[0] / "test_predictions.npz")["logits"]
     np.testing.assert_allclose(logits, saved, rtol=1e-4, atol=1e-3)
