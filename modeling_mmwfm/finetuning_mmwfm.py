@@ -127,7 +127,8 @@ def task_config(
     """Target column and input families of a task, and the checkpoint's configuration with the task's head.
 
     Raises:
-        ValueError: the checkpoint is no model that can be adapted, or has no part for a family, or no such pooling.
+        ValueError: the checkpoint is no model that can be adapted, or has no part for a family, or no such pooling; views
+            of IQ other than itself for rows that have images already.
     """
     column, settings = target_settings(train)
     families = [family for family in ("iq", "image") if family in train.column_names]
