@@ -155,6 +155,80 @@ def test_csi_views_of_a_recipe_reach_the_processor():
     assert ((strongest >= 3) & (strongest <= 7)).all()
 
 
+def test_csi_of_another_packet_rate_is_converted():
+    processor = doppler_processor(csi_rows(6, 0))
+    faster = csi_rows(6, 0, rate_hz=200.0)
+    found = MMWFMDataCollator(processor)(faster[:])["pixel_values"]
+    assert torch.isfinite(found).all()
+    # The same turns per packet are twice the Doppler frequency.
+    strongest = 2 + found.mean(3)[:, 0, 2:16].argmax(1)
+    assert ((strongest >= 6) & (strongest <= 14)).all()
+
+
+def test_views_taken_once_give_the_model_the_same_input():
+    rows = csi_rows(6, 0)
+    processor = doppler_processor(rows)
+    expected = MMWFMDataCollator(processor)(rows[:])["pixel_values"]
+    seen, rest = take_views({"train": rows}, processor)
+    assert seen["train"].features["image"].shape == (1, 32, 32)
+    found = MMWFMDataCollator(rest)(seen["train"][:])["pixel_values"]
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "expected JSON"),
+        ('["iq"]', "expected a mapping"),
+        ('{"radar": {}}', "expected for some of"),
+        ('{"iq": {"snr": [0, 1]}}', "expected for some of"),
+        ('{"iq": {"snr_db": [3, 1]}}', "ascending"),
+    ],
+)
+def test_bad_augmentations_are_refused(text, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        pretraining_arguments(tmp_path, augmentations=text)
+
+
+def test_unknown_iq_views_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="`iq_views`: expected iq, spectrogram or both"):
+        pretraining_arguments(tmp_path, iq_views=["waterfall"])
+
+
+def test_normalised_targets_are_drawn_at_the_level_and_spread_of_their_tokens():
+    model = tiny_model(normalize_targets=True).eval()
+    torch.nn.init.zeros_(model.decoder.heads["image"].weight)  # predicts the mean of every token
+    torch.nn.init.zeros_(model.decoder.heads["image"].bias)
+    batch = MMWFMDataCollator(tiny_processor())(image_rows(2, "train", 0)[:])
+    found = reconstruct(model, batch)["image"]
+    patches = [part.reshape(2, 2, 16, 2, 16).mean((2, 4)) for part in (found.original, found.reconstructed)]
+    np.testing.assert_allclose(patches[1], patches[0], atol=1e-5)
+    hidden = np.isnan(found.masked)
+    assert hidden.mean() == pytest.approx(found.hidden.mean()) and not np.allclose(
+        found.reconstructed[hidden], found.original[hidden], atol=0.1
+    )
+
+
+def test_options_of_a_recipe_leave_the_rest_of_an_image_processor_alone():
+    doppler = doppler_processor(csi_rows(4, 0)).image_processor
+    changed = adapt_image_processor(doppler, {"remove_time_mean": True})
+    assert changed.remove_time_mean and changed.doppler == doppler.doppler and changed.size == doppler.size
+    assert changed.packet_rate_hz == doppler.packet_rate_hz
+    kept = MMWFMImageProcessor(keep_size=True)
+    assert adapt_image_processor(kept, {"csi_to_db": True}).size is None
+    assert adapt_image_processor(kept, {"image_width": 64}).size == {"height": 224, "width": 64}
+
+
+def test_options_of_a_recipe_set_the_spectrogram_view_of_iq():
+    options = InputArguments(spectrogram_fft=64, spectrogram_hop=16, center_peak=True)
+    rows = tone_rows(4, "train", 0)
+    processor = adapt_processor(tiny_processor(), options, rows)
+    image = processor.spectrogram(rows[:]["iq"])
+    samples = rows[0]["iq"].shape[-2]
+    assert image.shape == (4, 1, 64, 1 + (samples - 64) // 16)
+    assert ((10 ** (image / 10)).mean((1, 3)).argmax(1) == 32).all()
+
+
 def test_csi_of_another_packet_rate_is_converted_to_that_of_the_recipe():
     processor = adapt_processor(tiny_processor(), InputArguments(csi_to_db=True, packet_rate_hz=50.0), csi_rows(4, 0))
     assert processor.image_processor.packet_rate_hz == 50.0
