@@ -64,11 +64,9 @@ def test_the_views_of_an_evaluation_are_those_of_the_training(base, tones, tmp_p
     adapt(base, tones, tmp_path / "model", iq_views=BOTH, regime="full")
     (tmp_path / "data").mkdir()
     tones["validation"].to_parquet(tmp_path / "data" / "test.parquet")
-    evaluation, line = script("evaluate_model"), ["--split", "test", "--iq_views", *BOTH]
-    for option in ("model", "data", "out"):
-        name = {"data": "dataset", "out": "output_dir"}.get(option, option)
-        line += [f"--{name}", str(tmp_path / option)]
-    monkeypatch.setattr("sys.argv", ["evaluate_model.py", *line])
+    evaluation = script("evaluate_model")
+    line = f"--model {tmp_path}/model --dataset {tmp_path}/data --output_dir {tmp_path}/out --iq_views iq spectrogram"
+    monkeypatch.setattr("sys.argv", ["evaluate_model.py", *line.split()])
     run_script(evaluation.main, evaluation.EvaluationArguments)
     trained, evaluated = (
         np.load(tmp_path / name)["logits"] for name in ("model/validation_predictions.npz", "out/test_predictions.npz")
