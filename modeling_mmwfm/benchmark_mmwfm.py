@@ -26,6 +26,7 @@ from .finetuning_mmwfm import FinetuningArguments, finetune
 from .image_processing_mmwfm import MMWFMImageProcessor
 from .inputs_mmwfm import InputArguments, adapt_processor
 from .metrics_mmwfm import interference_report
+from .precision_mmwfm import PRECISION
 from .processing_mmwfm import MMWFMProcessor
 
 RANDOM_ENCODER, HAND_FEATURES = "random encoder", "hand features"
@@ -58,6 +59,7 @@ class BenchmarkArguments:
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
     data_seed: int = field(default=0, metadata={"help": "of the simulated sets"})
     num_proc: int = field(default=1, metadata={"help": "cells that run at the same time"})
+    mixed_precision: str = field(default="auto", metadata=PRECISION)
     # What the tasks' own recipes say, unless given here.
     num_train_epochs: int | None = None
     warmup_epochs: float | None = None
@@ -72,7 +74,6 @@ class BenchmarkArguments:
             "help": "of the input of every model, best as in pretraining",
         },
     )
-    mixed_precision: str | None = field(default=None, metadata={"choices": ["no", "bf16", "fp16"]})
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,10 @@ from .data_collator_mmwfm import MMWFMDataCollator, RowsWithDraws, check_iq_view
 from .evaluation_mmwfm import RESULTS_FILE, evaluate_task, score
 from .files_mmwfm import write_json
 from .frozen_features_mmwfm import Head, as_features, trains_head_alone
+from .precision_mmwfm import PRECISION, check_precision, settle_precision, use_cpu
 from .processing_mmwfm import MMWFMProcessor
 from .regimes_mmwfm import PARTS, REGIMES, apply_regime, decayed_groups
+from .run_folder_mmwfm import RUN_FILE
 from .targets_mmwfm import draw_labels, target_settings
 
 
@@ -59,7 +61,7 @@ class FinetuningArguments:
         default_factory=lambda: ["iq"],
         metadata={"help": "what is made of IQ: iq, spectrogram or both, which are then one joint input"},
     )
-    mixed_precision: str = field(default="no", metadata={"choices": ["no", "bf16", "fp16"]})
+    mixed_precision: str = field(default="auto", metadata=PRECISION)
     random_encoder: bool = field(
         default=False,
         metadata={
@@ -81,6 +83,7 @@ class FinetuningArguments:
 
     def __post_init__(self):
         check_iq_views(self.iq_views)
+        check_precision(self.mixed_precision)
 
 
 class KeepBest(TrainerCallback):
@@ -174,37 +177,39 @@ def make_trainer(model, trained, rows: dict, collator, arguments: FinetuningArgu
     groups = decayed_groups(model, learning_rate, layer_decay, arguments.weight_decay)
     steps = max(arguments.num_train_epochs * math.ceil(len(rows["train"]) / arguments.batch_size), arguments.min_steps)
     eval_steps = math.ceil(steps / arguments.num_train_epochs)
+    settings = TrainingArguments(
+        output_dir=str(Path(arguments.output_dir) / "checkpoints"),
+        max_steps=steps,
+        per_device_train_batch_size=arguments.batch_size,
+        per_device_eval_batch_size=arguments.batch_size,
+        learning_rate=learning_rate,
+        warmup_steps=int(arguments.warmup_epochs / arguments.num_train_epochs * steps),
+        lr_scheduler_type="cosine_with_min_lr",
+        lr_scheduler_kwargs={"min_lr": arguments.min_learning_rate},
+        label_smoothing_factor=0.0 if regression else arguments.label_smoothing,
+        eval_strategy="steps",
+        save_strategy="no" if arguments.results_only else "steps",
+        logging_strategy="steps",
+        eval_steps=eval_steps,
+        save_steps=eval_steps,
+        logging_steps=eval_steps,
+        save_total_limit=1,
+        load_best_model_at_end=not arguments.results_only,
+        metric_for_best_model="mean_error_m" if regression else "mean_class_accuracy",
+        greater_is_better=not regression,
+        label_names=["labels"],
+        use_cpu=use_cpu(),  # which Trainer wants to be told for bf16
+        bf16=arguments.mixed_precision == "bf16",
+        fp16=arguments.mixed_precision == "fp16",
+        remove_unused_columns=False,
+        dataloader_pin_memory=torch.cuda.is_available(),
+        report_to=[],
+        seed=arguments.seed,
+    )
+    settings.mixed_precision = arguments.mixed_precision  # of "no" it would take what `accelerate launch` says
     return Trainer(
         model=trained,
-        args=TrainingArguments(
-            output_dir=str(Path(arguments.output_dir) / "checkpoints"),
-            max_steps=steps,
-            per_device_train_batch_size=arguments.batch_size,
-            per_device_eval_batch_size=arguments.batch_size,
-            learning_rate=learning_rate,
-            warmup_steps=int(arguments.warmup_epochs / arguments.num_train_epochs * steps),
-            lr_scheduler_type="cosine_with_min_lr",
-            lr_scheduler_kwargs={"min_lr": arguments.min_learning_rate},
-            label_smoothing_factor=0.0 if regression else arguments.label_smoothing,
-            eval_strategy="steps",
-            save_strategy="no" if arguments.results_only else "steps",
-            logging_strategy="steps",
-            eval_steps=eval_steps,
-            save_steps=eval_steps,
-            logging_steps=eval_steps,
-            save_total_limit=1,
-            load_best_model_at_end=not arguments.results_only,
-            metric_for_best_model="mean_error_m" if regression else "mean_class_accuracy",
-            greater_is_better=not regression,
-            label_names=["labels"],
-            use_cpu=not torch.accelerator.is_available(),  # which Trainer wants to be told for bf16
-            bf16=arguments.mixed_precision == "bf16",
-            fp16=arguments.mixed_precision == "fp16",
-            remove_unused_columns=False,
-            dataloader_pin_memory=torch.cuda.is_available(),
-            report_to=[],
-            seed=arguments.seed,
-        ),
+        args=settings,
         train_dataset=rows["train"],
         eval_dataset=rows["validation"],
         data_collator=collator,
@@ -231,10 +236,11 @@ def finetune(
         results on the validation and test splits.
     """
     output_dir = Path(arguments.output_dir)
+    arguments = settle_precision(arguments, output_dir / RUN_FILE)
     run = json.loads(json.dumps({"base": str(base), **vars(arguments), **(provenance or {})}))
     run.pop("output_dir")
-    if (output_dir / "run.json").is_file():
-        if (found := json.loads((output_dir / "run.json").read_text())) != run:
+    if (output_dir / RUN_FILE).is_file():
+        if (found := json.loads((output_dir / RUN_FILE).read_text())) != run:
             changed = sorted(key for key in found.keys() | run.keys() if found.get(key) != run.get(key))
             raise ValueError(f"expected {output_dir} to be new or a run of the same arguments, other: {changed}")
         if (output_dir / RESULTS_FILE).is_file():
@@ -249,7 +255,7 @@ def finetune(
     model = make_model(base, config, families, arguments)
 
     output_dir.mkdir(parents=True, exist_ok=True)
-    write_json(output_dir / "run.json", run)
+    write_json(output_dir / RUN_FILE, run)
     collator = MMWFMDataCollator(processor, arguments.carrier_shift, column, arguments.iq_views)
     rows = {"train": train, **{split: splits[split] for split in ("validation", "test") if split in splits}}
     trained = model

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator, DistributedType
+from accelerate.state import AcceleratorState
 from accelerate.utils import (
     AutocastKwargs,
     DistributedDataParallelKwargs,
     ProjectConfiguration,
-    parse_flag_from_env,
     set_seed,
 )
 from datasets import Dataset as RowDataset
@@ -28,8 +28,9 @@ from .data_collator_mmwfm import MMWFMDataCollator, check_iq_views
 from .figures_mmwfm import plot_losses
 from .graph_replay_mmwfm import replay_if_possible
 from .mask_noise_mmwfm import add_noise, count_tokens, seeded_noise, takes_noise
+from .precision_mmwfm import PRECISION, check_precision, settle_precision, use_cpu
 from .processing_mmwfm import MMWFMProcessor
-from .run_folder_mmwfm import begin_run, finish_run, finished_log, latest_checkpoint, save_checkpoint
+from .run_folder_mmwfm import RUN_FILE, begin_run, finish_run, finished_log, latest_checkpoint, save_checkpoint
 from .step_batches_mmwfm import (
     FiniteCheck,
     StepBatches,
@@ -72,9 +73,7 @@ class PretrainingArguments:
         },
     )
     shuffle_buffer: int = field(default=1000, metadata={"help": "rows among which streams are shuffled"})
-    mixed_precision: str | None = field(
-        default=None, metadata={"choices": ["no", "bf16", "fp16"], "help": "default: as `accelerate launch` says"}
-    )
+    mixed_precision: str = field(default="auto", metadata=PRECISION)
     torch_compile: bool = field(default=False, metadata={"help": "where a compiler works; once for each input size"})
     cuda_graphs: bool = field(
         default=False, metadata={"help": "record steps and replay them, for small models on a GPU"}
@@ -100,6 +99,7 @@ class PretrainingArguments:
             if getattr(self, name) is not None and getattr(self, name) <= 0:
                 raise ValueError(f"`{name}`: expected more than 0, found {getattr(self, name)}")
         check_iq_views(self.iq_views)
+        check_precision(self.mixed_precision)
         read_augmentations(self.augmentations)
         self.report_to = [name for name in self.report_to if name != "none"]
         check_trackers(self.report_to)
@@ -120,12 +120,9 @@ class Progress:
         self.sums = self.sums.new_tensor(state["sums"])
 
 
-def use_cpu() -> bool:
-    """Accelerate shares work between processes on CPUs only when it is told that there is nothing else."""
-    return parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
-
-
 def make_accelerator(arguments: PretrainingArguments, find_unused_parameters: bool) -> Accelerator:
+    if AcceleratorState._shared_state.get("_mixed_precision") != arguments.mixed_precision:
+        AcceleratorState._reset_state()  # of an earlier run in this process
     accelerator = Accelerator(
         cpu=use_cpu(),
         mixed_precision=arguments.mixed_precision,
@@ -228,6 +225,7 @@ def pretrain(
             finite.
     """
     output_dir = Path(arguments.output_dir)
+    arguments = settle_precision(arguments, output_dir / RUN_FILE)
     if (log := finished_log(arguments, provenance)) is not None:
         return log
     sources = sources_of(model, train_rows)

@@ -1,7 +1,6 @@
 """The folder of a pretraining run: what the run is, its checkpoints, and the model at the end."""
 
 import json
-import os
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -20,7 +19,6 @@ NOT_OF_THE_RUN = ("output_dir", "num_workers", "report_to", "save_total_limit", 
 def describe_run(arguments, provenance: dict | None) -> dict:
     """What a run must share with the one whose folder it goes on in."""
     run = {**asdict(arguments), **(provenance or {})}
-    run["mixed_precision"] = run["mixed_precision"] or os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     return json.loads(json.dumps({name: value for name, value in run.items() if name not in NOT_OF_THE_RUN}))
 
 

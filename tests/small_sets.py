@@ -69,7 +69,7 @@ def tiny_pretraining_model():
 
 def pretraining_arguments(folder, **changes):
     settings = dict(num_train_epochs=15, warmup_epochs=1, batch_size=8, save_epochs=2, logging_steps=1, eval_epochs=5)
-    settings |= dict(base_learning_rate=0.1)
+    settings |= dict(base_learning_rate=0.1, mixed_precision="no")  # the same numbers on every machine
     return pretraining.PretrainingArguments(output_dir=str(folder), **{**settings, **changes})
 
 

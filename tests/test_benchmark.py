@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ import psutil
 import pytest
 import torch
 
-from modeling_mmwfm import MMWFMConfig, MMWFMForPreTraining
+from modeling_mmwfm import MMWFMConfig, MMWFMForPreTraining, precision_mmwfm
 from modeling_mmwfm.benchmark_mmwfm import (
     HAND_FEATURES,
     RANDOM_ENCODER,
@@ -28,6 +29,7 @@ from modeling_mmwfm.benchmark_mmwfm import (
 from modeling_mmwfm.benchmark_report_mmwfm import at_budget, control_table, make_table, paper_tables
 from tests.measured_sets import clean_recording
 from tests.small_sets import image_rows, tiny_processor, tone_rows
+from tests.test_recipes import script
 
 ROOT = Path(__file__).parents[1]
 PRESETS = ROOT / "configuration" / "models"
@@ -180,6 +182,11 @@ def test_a_small_study_runs_from_the_command_line_and_goes_on_where_it_was(tmp_p
     for heading in ("Table III", "What pretraining brings", "Label efficiency", "Confusion", "t-SNE"):
         assert heading in page, heading
     assert not list((output / "cells").rglob("*.safetensors"))
+    # in the precision that `auto` chose, which cells that are run again take whatever is measured then
+    taken = json.loads((output / "recipe.json").read_text())["mixed_precision"]
+    assert taken in ("no", "bf16") and results["recipe"]["mixed_precision"] == taken
+    runs = [json.loads(path.read_text()) for path in output.rglob("run.json")]
+    assert runs and {run["mixed_precision"] for run in runs} == {taken}
     # one lost cell is run again, the others are not
     cells = sorted(output.rglob("test_results.json"))
     stamps = {path: path.stat().st_mtime_ns for path in cells}
@@ -195,6 +202,24 @@ def test_a_small_study_runs_from_the_command_line_and_goes_on_where_it_was(tmp_p
     assert "Table III: LoRA (other data sets, 10 labels per class)" in page and "Confusion" in page
     run = subprocess.run([*command, "--normalization", "sample"], capture_output=True, text=True, cwd=ROOT)
     assert run.returncode != 0 and "new or of the same recipe, other: ['normalization']" in run.stderr
+
+
+def test_a_study_keeps_the_precision_that_it_began_with(tmp_path, monkeypatch, capsys):
+    monkeypatch.delenv("ACCELERATE_MIXED_PRECISION", raising=False)
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    study = script("benchmark")
+    given = arguments(output_dir=str(tmp_path))
+    for faster in (False, True):
+        monkeypatch.setattr(precision_mmwfm, "multiplies_faster_in_bf16", lambda faster=faster: faster)
+        kept = study.keep_recipe(given)
+        assert kept.mixed_precision == json.loads((tmp_path / "recipe.json").read_text())["mixed_precision"] == "no"
+        assert study.task_settings("rfp", kept)["mixed_precision"] == "no"
+    assert capsys.readouterr().out.splitlines() == [
+        "mixed precision: no, by `auto`",
+        "mixed precision: no, as the run began",
+    ]
+    with pytest.raises(ValueError, match=r"of the same recipe, other: \['mixed_precision'\]"):
+        study.keep_recipe(replace(given, mixed_precision="bf16"))
 
 
 def test_a_study_that_is_killed_leaves_no_process_behind(tmp_path):

@@ -280,6 +280,7 @@ def test_launch_configurations_are_understood_by_accelerate():
         "fsdp": (False, False, True, 1),
     }
     assert launch_settings("fsdp").fsdp_transformer_layer_cls_to_wrap == "MMWFMLayer"
+    assert {launch_settings(name).mixed_precision for name in found} == {"no"}  # the recipe decides
 
 
 def test_a_sharded_model_trains_resumes_and_is_saved_whole(tmp_path):
@@ -288,11 +289,12 @@ def test_a_sharded_model_trains_resumes_and_is_saved_whole(tmp_path):
         for name, value in prepare_multi_gpu_env(launch_settings("fsdp")).items()
         if name.startswith(("FSDP_", "ACCELERATE_USE_FSDP", "ACCELERATE_MIXED_PRECISION"))
     }
-    assert settings["FSDP_VERSION"] == "2" and settings["ACCELERATE_MIXED_PRECISION"] == "bf16"
+    assert settings["FSDP_VERSION"] == "2" and settings["ACCELERATE_MIXED_PRECISION"] == "no"
     one, whole, stopped = tmp_path / "one", tmp_path / "whole", tmp_path / "stopped"
     run_pretraining(one, **SHORT, max_steps=6)
     runs = [{"folder": str(whole)}, {"folder": str(stopped), "stop_step": 3}, {"folder": str(stopped)}]
-    ended = in_processes(2, *({**run, "max_steps": 6} for run in runs), **settings)
+    changes = {"max_steps": 6, "mixed_precision": "bf16"}
+    ended = in_processes(2, *({**run, **changes} for run in runs), **settings)
     assert ended.returncode == 0, ended.stderr
     assert_bit_equal(whole, stopped)
     assert_hub_ready(stopped)

@@ -35,7 +35,7 @@ def test_every_pretraining_recipe_is_understood(recipe):
     data, arguments = parse_recipe(parser, [str(recipe), "--output_dir", "x", "--seed", "7"])
     content = yaml.safe_load(recipe.read_text())
     assert arguments.seed == 7 and data.model == content["model"]
-    assert arguments.num_train_epochs == content["num_train_epochs"]
+    assert arguments.num_train_epochs == content["num_train_epochs"] and arguments.mixed_precision == "auto"
     assert (ROOT / data.model / "config.json").is_file()
 
 
@@ -44,7 +44,7 @@ def test_every_task_recipe_is_understood(recipe):
     parser = HfArgumentParser((script("finetune").TaskArguments, InputArguments, FinetuningArguments))
     line = [str(recipe), "--output_dir", "x", "--model", "m", "--dataset", "d", "--regime", "ft2"]
     _, _, arguments = parse_recipe(parser, line)
-    assert arguments.regime == "ft2"
+    assert arguments.regime == "ft2" and arguments.mixed_precision == "auto"
     assert arguments.label_smoothing == yaml.safe_load(recipe.read_text())["label_smoothing"]
 
 
@@ -57,6 +57,7 @@ def test_every_benchmark_recipe_is_understood(recipe):
     assert all((ROOT / folder / "config.json").is_file() for folder in folders)
     if any(folder.startswith("configuration") for folder in folders):  # presets, which are pretrained first
         assert (ROOT / arguments.pretraining).is_file()
+    assert arguments.mixed_precision == "auto"
     names = [entry.partition("=")[0].partition(":")[0] for entry in arguments.tasks]
     assert len(set(names)) == len(names) and read_budgets(arguments.label_budgets)
     assert all("=" in entry or name in TASKS for entry, name in zip(arguments.tasks, names))

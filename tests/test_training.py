@@ -76,7 +76,8 @@ def finetuning_arguments(folder, regime, **changes):
     settings = dict(
         num_train_epochs=6, warmup_epochs=1, batch_size=16, base_learning_rate=0.1, lora_rank=4, label_smoothing=0.0
     )
-    return FinetuningArguments(output_dir=str(folder), regime=regime, **{**settings, "layer_decay": 1.0, **changes})
+    settings |= dict(layer_decay=1.0, mixed_precision="no")  # the same numbers on every machine
+    return FinetuningArguments(output_dir=str(folder), regime=regime, **{**settings, **changes})
 
 
 def tone_splits():

@@ -34,6 +34,7 @@ from modeling_mmwfm.benchmark_mmwfm import (
 )
 from modeling_mmwfm.benchmark_report_mmwfm import write_benchmark_report
 from modeling_mmwfm.files_mmwfm import write_json
+from modeling_mmwfm.precision_mmwfm import settle_precision
 from modeling_mmwfm.pretraining_mmwfm import PretrainingArguments
 from modeling_mmwfm.recipes_mmwfm import parse_recipe, read_recipe, run_script
 from modeling_mmwfm.step_batches_mmwfm import family_of
@@ -55,15 +56,17 @@ OVERRIDES = (
 GRID = {"output_dir", "models", "tasks", "regimes", "scratch", "label_budgets", "seeds", "num_proc"}
 
 
-def keep_recipe(arguments: BenchmarkArguments):
-    """Finished cells are kept, so they must have been run by this recipe."""
+def keep_recipe(arguments: BenchmarkArguments) -> BenchmarkArguments:
+    """Finished cells are kept, so they must have been run by this recipe, in the precision that is returned with it."""
     path = Path(arguments.output_dir) / "recipe.json"
+    arguments = settle_precision(arguments, path)
     recipe = {name: value for name, value in asdict(arguments).items() if name not in GRID}
     found = json.loads(path.read_text()) if path.is_file() else recipe
     if changed := sorted(name for name in recipe if found.get(name) != recipe[name]):
         raise ValueError(f"expected {arguments.output_dir} to be new or of the same recipe, other: {changed}")
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, recipe)
+    return arguments
 
 
 def simulate_set(task: str, samples: int | None, arguments: BenchmarkArguments) -> str:
@@ -83,6 +86,7 @@ def prepare_models(arguments: BenchmarkArguments) -> dict[str, str]:
             raise ValueError(f"expected `pretraining`, the recipe by which the preset {folder} is pretrained")
         checkpoints[name] = str(Path(arguments.output_dir) / "models" / name)
         line = [arguments.pretraining, "--model", folder, "--output_dir", checkpoints[name]]
+        line += ["--mixed_precision", arguments.mixed_precision]
         recipe = read_recipe(arguments.pretraining)
         if config.model_type != "mmwfm":  # options of our model's
             line += ["--model_options", "", "--attn_implementation", ""]
@@ -98,11 +102,9 @@ def prepare_models(arguments: BenchmarkArguments) -> dict[str, str]:
 
 
 def task_settings(name: str, arguments: BenchmarkArguments) -> dict:
-    folder = ROOT / "configuration" / "tasks"
-    recipes = [folder / f"{part}.yaml" for part in (name, name.split("-")[0], "default")]
+    recipes = [ROOT / "configuration" / "tasks" / f"{part}.yaml" for part in (name, name.split("-")[0], "default")]
     settings = yaml.safe_load(next(path for path in recipes if path.is_file()).read_text())
-    given = {key: getattr(arguments, key) for key in OVERRIDES if getattr(arguments, key) is not None}
-    return settings | given
+    return settings | {key: value for key in OVERRIDES if (value := getattr(arguments, key)) is not None}
 
 
 def prepare_tasks(arguments: BenchmarkArguments) -> dict[str, Task]:
@@ -112,9 +114,7 @@ def prepare_tasks(arguments: BenchmarkArguments) -> dict[str, Task]:
         if not dataset:
             name, _, rows = entry.partition(":")
             if name not in TASKS or name.startswith("pretrain") or rows and not rows.isdigit():
-                raise ValueError(
-                    f"`tasks`: expected NAME or NAME:ROWS of a simulated twin or NAME=FOLDER, found {entry!r}"
-                )
+                raise ValueError(f"`tasks`: expected NAME[:ROWS] of a simulated twin or NAME=FOLDER, found {entry!r}")
             dataset = simulate_set(name, int(rows) if rows else None, arguments)
         tasks[name] = describe_task(name, dataset, task_settings(name, arguments))
     return tasks
@@ -127,7 +127,7 @@ def records(table: pd.DataFrame) -> list[dict]:
 
 def main(arguments: BenchmarkArguments):
     output_dir = Path(arguments.output_dir)
-    keep_recipe(arguments)
+    arguments = keep_recipe(arguments)
     models, tasks = prepare_models(arguments), prepare_tasks(arguments)
     cells = plan_cells(models, tasks.values(), arguments)
     run_cells(cells, tasks, models, output_dir, arguments.num_proc)

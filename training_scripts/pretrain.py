@@ -21,8 +21,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # `processing` is 
 
 from modeling_mmwfm.data_collator_mmwfm import load_splits
 from modeling_mmwfm.inputs_mmwfm import pretraining_processors
-from modeling_mmwfm.pretraining_mmwfm import PretrainingArguments, finished_log, pretrain, use_cpu
+from modeling_mmwfm.precision_mmwfm import settle_precision, use_cpu
+from modeling_mmwfm.pretraining_mmwfm import PretrainingArguments, pretrain
 from modeling_mmwfm.recipes_mmwfm import read_json, run_script
+from modeling_mmwfm.run_folder_mmwfm import RUN_FILE, finished_log
 from processing.simulate import simulate
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -98,6 +100,7 @@ def main(data: DataArguments, arguments: PretrainingArguments):
         if samples := provenance[f"simulated_{source}_samples"]:
             provenance[f"{source}_dataset"] = f"{task}, {samples:,} samples simulated with seed {arguments.seed}"
     processes = PartialState(cpu=use_cpu())
+    arguments = settle_precision(arguments, Path(arguments.output_dir) / RUN_FILE)
     if finished_log(arguments, provenance) is None:
         run(data, arguments, provenance, simulated, processes)
     if processes.is_main_process:
