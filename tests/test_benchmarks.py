@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from modeling_mmwfm import precision_mmwfm
 from modeling_mmwfm.files_mmwfm import write_json
 from tests.benchmarks import __main__ as benchmarks
 from tests.benchmarks import cost, goals, models, preprocessing, timing
@@ -35,6 +36,7 @@ def measured(tmp_path_factory):
     folder = tmp_path_factory.mktemp("benchmarks")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HF_HOME", str(folder / "huggingface"))
+        patch.setattr(precision_mmwfm, "multiplies_faster_in_bf16", lambda: True)  # some rows would be left out
         report = benchmarks.write_report
         patch.setattr(benchmarks, "write_report", lambda *_: None)
         for name in CPU_ROWS:
@@ -145,6 +147,29 @@ def test_rows_are_kept_and_an_interrupted_benchmark_goes_on(tmp_path, monkeypatc
     assert "expected" in (error := capsys.readouterr().err) and "of the scale" in error
 
 
+@pytest.mark.parametrize("faster", [True, False])
+def test_rows_are_of_the_precision_of_the_recipes_or_left_out(tmp_path, monkeypatch, faster):
+    monkeypatch.setattr(precision_mmwfm, "multiplies_faster_in_bf16", lambda: faster)
+    names, types = ["pretraining-bf16", "inference-bf16", "cost-batch"], []
+    for name in names[:2]:
+        monkeypatch.setitem(ROWS, name, ROWS[name]._replace(measure=lambda scale: {}))
+
+    def note(*given):
+        types.append(given[2])
+        return lambda: None
+
+    monkeypatch.setattr(cost, "training_step", note)
+    for name in ("plot_cost", "plot_speed"):
+        monkeypatch.setattr(benchmarks, name, lambda *_: None)
+    for name in names:
+        benchmarks.main(["--output_dir", str(tmp_path), "--miniature", "--only", name])
+    assert list(read(tmp_path)["rows"]) == names[0 if faster else 2 :]
+    assert set(types) == {torch.bfloat16 if faster else torch.float32}
+    table = (tmp_path / "table.md").read_text()
+    assert f"recipes train on the CPU in: {'bf16' if faster else 'fp32'}" in table
+    assert ("inference-bf16 (needs a device that multiplies faster in bf16)" in table) != faster
+
+
 def test_calls_take_turns():
     order = []
     calls = {name: timing.Call(lambda name=name: order.append(name), 1) for name in "ab"}
@@ -181,6 +206,7 @@ def test_the_numpy_reference_computes_what_the_processor_does():
 
 def test_a_point_of_a_sweep_has_the_peak_memory_of_its_own_process():
     point = {"kind": "step", "preset": "tiny", "batch_size": 64, "antennas": 1, "samples": 4096, "threads": 1}
+    point["precision"] = "fp32"
     ballast = np.ones(2**27)  # this process has held 1 GiB more than that one will
     found = cost.measure_apart({**point, "repeats": 1, "min_seconds": 0.0}, Scale())
     assert found["items"] == 64 * 256 == found["batch_size"] * 256 and len(ballast)

@@ -13,6 +13,7 @@ import torch
 
 from modeling_mmwfm.files_mmwfm import write_json
 
+from .models import precision_of
 from .report import plot_cost, plot_speed, write_table
 from .rows import ROWS
 from .scale import MINIATURE, Scale
@@ -27,7 +28,7 @@ def describe_machine(scale: Scale) -> dict[str, str]:
     machine = {"CPU": names[0] if names else platform.processor(), "threads": str(scale.threads)}
     if torch.cuda.is_available():
         machine["GPU"] = torch.cuda.get_device_name()
-    return machine | {"torch": torch.__version__}
+    return machine | {"torch": torch.__version__, "recipes train on the CPU in": precision_of()}
 
 
 def read_results(output_dir: Path, scale: Scale) -> dict:
@@ -77,7 +78,7 @@ def main(arguments: list[str] | None = None):
         content = read_results(options.output_dir, scale)
     except ValueError as error:
         parser.error(str(error))
-    usable = [name for name in options.only if ROWS[name].device == "cpu" or torch.cuda.is_available()]
+    usable = [name for name in options.only if ROWS[name].lacks() is None]
     wanted = [name for name in usable if options.again or name not in content["rows"]]
     if not wanted:
         write_report(content, options.output_dir)

@@ -1,6 +1,6 @@
 """Time and peak memory over the number of tokens, the batch size and the antennas, of IQ.
 
-python -m tests.benchmarks.cost '{"kind": "step", "batch_size": 1, "antennas": 1, "samples": 1024, ...}'
+python -m tests.benchmarks.cost '{"kind": "step", "precision": "bf16", "batch_size": 1, "antennas": 1, "samples": 1024, ...}'
 """
 
 import json
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from .models import DTYPES, iq, our_config, our_mae
+from .models import DTYPES, iq, our_config, our_mae, precision_of
 from .pretraining import training_step
 from .scale import Scale
 from .timing import Call, take_turns
@@ -27,16 +27,19 @@ def peak_bytes() -> int:
     return 1024 * int(line.split()[1])
 
 
-def measure_point(kind: str, preset: str, batch_size: int, antennas: int, samples: int, threads: int, **scale) -> dict:
-    """In bfloat16: an encoder's forward pass over all tokens, or a pretraining step, which hides most of them."""
+def measure_point(
+    kind: str, preset: str, precision: str, batch_size: int, antennas: int, samples: int, threads: int, **scale
+) -> dict:
+    """An encoder's forward pass over all tokens, or a pretraining step, which hides most of them."""
     torch.set_num_threads(threads)
     inputs, model = iq(batch_size, antennas, samples), our_mae(preset)
-    run = training_step(model, inputs, DTYPES["bf16"], "cpu")
+    dtype = DTYPES[precision]
+    run = training_step(model, inputs, dtype, "cpu")
     if kind == "forward":
         encoder = model.mmwfm.eval()
 
         def run():
-            with torch.no_grad(), torch.autocast("cpu", dtype=DTYPES["bf16"]):
+            with torch.no_grad(), torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32):
                 encoder(**inputs)
 
     tokens = batch_size * antennas * samples // model.config.segment_length
@@ -52,7 +55,7 @@ def measure_point(kind: str, preset: str, batch_size: int, antennas: int, sample
 
 
 def measure(scale: Scale, sweep: str) -> dict[str, dict]:
-    """`sweep`: "tokens" (of one antenna), "batch" or "antennas"."""
+    """In the recipes' precision. `sweep`: "tokens" (of one antenna), "batch" or "antennas"."""
     length = our_config(scale.preset).segment_length
     points = {
         "tokens": [(scale.cost_batch_size, 1, tokens * length) for tokens in scale.cost_tokens],
@@ -63,8 +66,8 @@ def measure(scale: Scale, sweep: str) -> dict[str, dict]:
     found = {}
     for kind, title in KINDS.items():
         for value, (batch_size, antennas, samples) in zip(values, points):
-            point = {"kind": kind, "preset": scale.preset, "batch_size": batch_size, "antennas": antennas}
-            point |= {"samples": samples, "threads": scale.threads}
+            point = {"kind": kind, "preset": scale.preset, "precision": precision_of(), "batch_size": batch_size}
+            point |= {"antennas": antennas, "samples": samples, "threads": scale.threads}
             point |= {"repeats": scale.cost_repeats, "min_seconds": scale.min_seconds}
             found[f"{title}, {value}"] = {**measure_apart(point, scale), "size": value}
     return found

@@ -16,7 +16,7 @@ from modeling_mmwfm.finetuning_mmwfm import FinetuningArguments, finetune
 from modeling_mmwfm.regimes_mmwfm import apply_regime
 from processing.schema import image_features
 
-from .models import DTYPES, NUM_LABELS, images, our_classifier, our_mae, peer_classifier, with_compiled
+from .models import DTYPES, NUM_LABELS, images, our_classifier, our_mae, peer_classifier, precision_of, with_compiled
 from .pretraining import training_step
 from .scale import Scale
 from .timing import Call, take_turns
@@ -40,16 +40,15 @@ def adapted_peer(model: nn.Module, regime: str) -> nn.Module:
 
 
 def measure_steps(scale: Scale, regime: str, device: str = "cpu") -> dict[str, dict]:
-    """In bfloat16, eager and compiled."""
+    """In the recipes' precision, eager and compiled."""
     batch_size = scale.batch_size if device == "cpu" else scale.gpu_batch_size
     batch = images(batch_size, scale, device)
     batch["labels"] = torch.randint(0, NUM_LABELS, (batch_size,), device=device)
     ours = apply_regime(our_classifier(scale.preset).to(device), regime, ["image"])
     peer = adapted_peer(peer_classifier(scale.preset, scale.image_size).to(device), regime)
     models = with_compiled({"ours": ours, "ViT": peer}, scale)
-    calls = {
-        name: Call(training_step(model, batch, DTYPES["bf16"], device), batch_size) for name, model in models.items()
-    }
+    dtype = DTYPES[precision_of(device)]
+    calls = {name: Call(training_step(model, batch, dtype, device), batch_size) for name, model in models.items()}
     with disable_input_dtype_casting(ours):  # as `finetune` does
         return take_turns(calls, scale)
 

@@ -9,12 +9,18 @@ from torch import nn
 from transformers import ViTConfig, ViTForImageClassification, ViTMAEConfig, ViTMAEForPreTraining
 
 from modeling_mmwfm import MMWFMConfig, MMWFMForPreTraining, MMWFMForSequenceClassification
+from modeling_mmwfm.precision_mmwfm import resolve_precision
 
 from .scale import Scale
 
 MODELS = Path(__file__).parents[2] / "configuration" / "models"
 NUM_LABELS = 10
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def precision_of(device: str = "cpu") -> str:
+    """What the recipes' `mixed_precision: auto` trains in here."""
+    return "bf16" if resolve_precision("auto", torch.device(device)) == "bf16" else "fp32"
 
 
 def our_config(preset: str) -> MMWFMConfig:

@@ -59,7 +59,11 @@ def series_lines(results: dict) -> list[str]:
 def write_table(content: dict, path: Path) -> Path:
     """`content`: of `results.json`."""
     results = content["rows"]
-    missing = [f"{row}{' (needs a GPU)' if ROWS[row].device == 'cuda' else ''}" for row in ROWS if row not in results]
+    missing = [
+        f"{name} (needs {lack})" if (lack := row.lacks()) else name
+        for name, row in ROWS.items()
+        if name not in results
+    ]
     other_load = max(content["other_load"].values(), default=0.0)
     lines = [
         "# Speed",
