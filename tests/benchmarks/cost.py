@@ -4,6 +4,7 @@ python -m tests.benchmarks.cost '{"kind": "step", "precision": "bf16", "batch_si
 """
 
 import json
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -19,10 +20,13 @@ KINDS = {"forward": "encoder forward", "step": "pretraining step"}
 
 
 def peak_bytes() -> int:
-    """Most memory that this process has held so far, by Linux's count in KiB.
+    """Most memory that this process has held so far.
 
-    Not `getrusage`, whose maximum a new process inherits from the one that started it.
+    On Linux by its count in KiB, not by `getrusage`, whose maximum a new process inherits there from the one that
+    started it; macOS has that alone, in bytes.
     """
+    if not Path("/proc/self/status").is_file():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
     return 1024 * int(line.split()[1])
 
