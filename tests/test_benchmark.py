@@ -232,7 +232,7 @@ def test_a_study_that_is_killed_leaves_no_process_behind(tmp_path):
     with open(tmp_path / "log", "w") as log:
         study = subprocess.Popen(command, stdout=log, stderr=log, cwd=ROOT)
     try:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while len(list((tmp_path / "out" / "cells").rglob("run.json"))) < 2:  # both processes are at work
             assert study.poll() is None and time.monotonic() < deadline, (tmp_path / "log").read_text()[-3000:]
             time.sleep(0.2)

@@ -117,7 +117,7 @@ def test_two_processes_share_the_shards(recordings, checkpoint, model, processor
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     environment |= {"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(
-        map(str, command), cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120
+        map(str, command), cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr[-4000:]
     shards = [f"train-0000{number}-of-00003.parquet" for number in range(3)]
