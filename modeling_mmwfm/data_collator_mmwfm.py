@@ -7,14 +7,17 @@ import torch
 from datasets import Dataset, IterableDataset, load_dataset
 
 from .augmentation_mmwfm import Augmentations, shift_frequency
-from .processing_mmwfm import MMWFMProcessor
+from .processing_mmwfm import MMWFMProcessor, common_unit
 
-INPUT_COLUMNS = ("iq", "image")
+INPUT_COLUMNS = ("iq", "image", "csi")
+FAMILIES = {"iq": "iq", "image": "image", "csi": "image"}  # column -> the input of the model that it becomes
 
 
-def check_iq_views(views: list[str]):
-    if not views or not set(views) <= {"iq", "spectrogram"}:
-        raise ValueError(f"`iq_views`: expected iq, spectrogram or both, found {views}")
+def kind_of(columns) -> str | None:
+    """The one kind of input that rows of these columns hold, as the processor names it; None: several."""
+    kinds = {"iq": "iq", "image": "images", "csi": "csi"}
+    found = [kinds[column] for column in INPUT_COLUMNS if column in columns]
+    return found[0] if len(found) == 1 else None
 
 
 class MMWFMDataCollator:
@@ -25,7 +28,7 @@ class MMWFMDataCollator:
         carrier_shift: each IQ row is moved in frequency by a random share of its sampling rate in
             [-carrier_shift, carrier_shift]; 0.5 takes the carrier's place away as a clue.
         label_column: "label" (class), "position" (metres) or None.
-        views: what is made of IQ, see `MMWFMProcessor`.
+        views: what is made of IQ; default: the processor's `iq_views`.
         augmentations: of the rows, where `__call__` is given a generator.
         second_view: then also make `positive_...`, the same rows augmented by other draws.
     """
@@ -35,7 +38,7 @@ class MMWFMDataCollator:
         processor: MMWFMProcessor,
         carrier_shift: float = 0.0,
         label_column: str | None = None,
-        views: tuple[str, ...] = ("iq",),
+        views: tuple[str, ...] | None = None,
         augmentations: Augmentations | None = None,
         second_view: bool = False,
     ):
@@ -46,7 +49,7 @@ class MMWFMDataCollator:
         self.processor = processor
         self.carrier_shift = carrier_shift
         self.label_column = label_column
-        self.views = tuple(views)
+        self.views = tuple(processor.iq_views if views is None else views)
         self.augmentations = augmentations
         self.second_view = second_view
 
@@ -82,6 +85,11 @@ class MMWFMDataCollator:
                 # Of packets; other rates than the fitted one are converted, as `fit` does.
                 rate_hz = common_rate(columns)
                 inputs |= {"packet_rate_hz": rate_hz, "resample": bool(rate_hz and images.packet_rate_hz)}
+                inputs["unit"] = common_unit(columns)
+        if "csi" in columns:
+            inputs |= {"csi": columns["csi"], "unit": common_unit(columns)}
+            if "iq" not in columns:
+                inputs["packet_rate_hz"] = np.asarray(columns.get("sampling_rate_hz", 0.0), dtype=float)
         batch = dict(self.processor(**inputs))
         # Rows of one data set have one shape: nothing is padded, and no mask costs the least.
         batch.pop("iq_attention_mask", None)
@@ -160,10 +168,10 @@ def load_splits(
     except FileNotFoundError as error:
         raise ValueError(f"expected the folder or Hub name of a data set, found none at {name!r}: {error}") from error
     for split, dataset in splits.items():
-        known = {*INPUT_COLUMNS, "label", "position", "sampling_rate_hz", "recording", "start"}
+        known = {*INPUT_COLUMNS, "unit", "label", "position", "sampling_rate_hz", "recording", "group", "start"}
         found = dataset.column_names or list(next(iter(dataset)))  # a stream may not know them beforehand
         columns = [column for column in found if column in known]
         if not set(columns) & set(INPUT_COLUMNS):
-            raise ValueError(f"expected a column `iq` or `image` in {name}, found {found}")
+            raise ValueError(f"expected a column `iq`, `image` or `csi` in {name}, found {found}")
         splits[split] = dataset.select_columns(columns).with_format("numpy")
     return splits

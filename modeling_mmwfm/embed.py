@@ -3,8 +3,9 @@
     python -m modeling_mmwfm.embed FOLDER --model FOLDER_OR_NAME --output DIR --window_length 4096
     python -m torch.distributed.run --nproc_per_node 2 -m modeling_mmwfm.embed FOLDER ...
 
-FOLDER holds recordings (SigMF, raw IQ, WAV, NPY) and optionally `metadata.csv` with a row for each: `file_name`, what
-the file does not say itself (`datatype`, `num_antennas`, `sampling_rate_hz`) and any other columns, which are kept.
+FOLDER holds recordings (SigMF, raw IQ, WAV, NPY, captures of CSI) and optionally `metadata.csv` with a row for each:
+`file_name`, what the file does not say itself (`datatype`, `num_antennas`, `sampling_rate_hz`, which for CSI is that of the
+packets, `chip`) and any other columns, which are kept.
 Recordings are embedded in shards, one file each, spread over the processes; a run that was interrupted goes on with
 the shards that are missing. `load_dataset(DIR)` opens the result, which appears when it is complete.
 """
@@ -30,11 +31,11 @@ from transformers import AutoModel, AutoProcessor, HfArgumentParser
 
 from .files_mmwfm import write_json
 from .pipeline_mmwfm import pooled_features
-from .recordings_mmwfm import SUFFIXES, Recording, count_windows, open_recording, window_start
+from .recordings_mmwfm import SUFFIXES, Recording, count_windows, is_recording, open_recording, window_start
 
 RECIPE_FILE = "embedding.json"
 BUFFERED_ROWS = 4096  # that a process holds before it writes them
-READER_COLUMNS = ("datatype", "num_antennas", "sampling_rate_hz")
+READER_COLUMNS = ("datatype", "num_antennas", "sampling_rate_hz", "chip")
 OWN_COLUMNS = ("file_name", "start", "embedding")
 
 
@@ -45,13 +46,21 @@ class EmbeddingArguments:
     model: str = field(metadata={"help": "folder or Hub name of a checkpoint, a fine-tuned model or an adapter"})
     output: str = field(metadata={"help": "folder to make"})
     window_length: int | None = field(
-        default=None, metadata={"help": "samples of a window of IQ; default: each recording as a whole"}
+        default=None, metadata={"help": "samples (packets of CSI) of a window; default: each recording as a whole"}
     )
     hop: int | None = field(default=None, metadata={"help": "samples from window to window; default: window_length"})
     batch_size: int = field(default=64, metadata={"help": "windows in one forward"})
     recordings_per_shard: int = field(default=100, metadata={"help": "recordings in one file of the result"})
-    views: list[str] = field(
-        default_factory=lambda: ["iq"], metadata={"help": "what to make of IQ: iq, spectrogram or both"}
+    kind: str | None = field(
+        default=None,
+        metadata={
+            "choices": ["iq", "images", "csi"],
+            "help": "what arrays in .npy files are; default: what the model was adapted to, else by type and shape",
+        },
+    )
+    views: list[str] | None = field(
+        default=None,
+        metadata={"help": "what to make of IQ: iq, spectrogram or both; default: as the model was trained"},
     )
     resample: bool = field(default=False, metadata={"help": "convert IQ to the model's sampling rate"})
 
@@ -74,7 +83,11 @@ def list_recordings(folder: Path) -> list[dict[str, str]]:
     path = folder / "metadata.csv"
     if not path.is_file():
         suffixes = set(SUFFIXES) - {".sigmf-data"}
-        files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in suffixes and file.is_file())
+        files = sorted(
+            file
+            for file in folder.rglob("*")
+            if file.suffix.lower() in suffixes and file.is_file() and is_recording(file)
+        )
         if not files:
             raise ValueError(f"expected recordings ({', '.join(sorted(suffixes))}) in {folder}, found none")
         return [{"file_name": file.relative_to(folder).as_posix()} for file in files]
@@ -100,19 +113,22 @@ def clash_of(columns: list[str]) -> bool:
     return len(set(columns)) < len(columns) or not set(columns).isdisjoint(OWN_COLUMNS[1:])
 
 
-def open_row(folder: Path, row: dict[str, str]) -> tuple[Recording, float | None]:
-    """A recording and its sampling rate, if known."""
+def open_row(folder: Path, row: dict[str, str], kind: str | None = None) -> tuple[Recording, float | None]:
+    """A recording and its sampling rate (of CSI the packet rate), if known."""
     path = folder / row["file_name"]
     numbers = {}
-    for name, kind in (("num_antennas", int), ("sampling_rate_hz", float)):
+    for name, number in (("num_antennas", int), ("sampling_rate_hz", float)):
         try:
-            numbers[name] = kind(row.get(name) or 0)
+            numbers[name] = number(row.get(name) or 0)
         except ValueError:
             raise ValueError(f"expected {name} of {path} as a number in metadata.csv, found {row[name]!r}") from None
-    recording = open_recording(path, row.get("datatype") or None, numbers["num_antennas"] or 1)
+    options = {"kind": {"images": "image"}.get(kind, kind), "chip": row.get("chip") or None}
+    recording = open_recording(path, row.get("datatype") or None, numbers["num_antennas"] or 1, **options)
     from_file, from_row = recording.sampling_rate_hz, numbers["sampling_rate_hz"]
-    if from_file and from_row and abs(from_row / from_file - 1) > 1e-6:
+    if recording.kind == "iq" and from_file and from_row and abs(from_row / from_file - 1) > 1e-6:
         raise ValueError(f"expected sampling_rate_hz {from_file:g} of {path} in metadata.csv, found {from_row:g}")
+    if recording.kind == "csi":  # whose rate is measured
+        from_file = from_row or from_file
     return recording, from_file or from_row or None
 
 
@@ -148,7 +164,7 @@ def embed_recording(model, processor, recording: Recording, rate_hz, arguments: 
         batch = processor(images=recording.window(0, recording.shape[-1])).to(model.device)
         yield [0], pooled_features(model, batch).float().cpu().numpy()
         return
-    num_samples = recording.shape[1]
+    num_samples = recording.shape[-1]
     length = min(arguments.window_length or num_samples, num_samples)
     hop = arguments.hop or length
     count = count_windows(num_samples, length, hop)
@@ -156,8 +172,11 @@ def embed_recording(model, processor, recording: Recording, rate_hz, arguments: 
         numbers = range(first, min(first + arguments.batch_size, count))
         starts = [window_start(number, num_samples, length, hop) for number in numbers]
         windows = [recording.window(start, length) for start in starts]
-        options = {"sampling_rate_hz": rate_hz, "resample": arguments.resample, "views": tuple(arguments.views)}
-        batch = processor(iq=windows, **options).to(model.device)
+        if recording.kind == "csi":
+            batch = processor(csi=windows, packet_rate_hz=rate_hz).to(model.device)
+        else:
+            options = {"sampling_rate_hz": rate_hz, "resample": arguments.resample, "views": arguments.views}
+            batch = processor(iq=windows, **options).to(model.device)
         yield starts, pooled_features(model, batch).float().cpu().numpy()
 
 
@@ -180,7 +199,8 @@ def write_shard(path: Path, folder: Path, rows, model, processor, arguments: Emb
                 values.clear()
 
         for row in rows:
-            for starts, embeddings in embed_recording(model, processor, *open_row(folder, row), arguments):
+            opened = open_row(folder, row, arguments.kind or processor.kind)
+            for starts, embeddings in embed_recording(model, processor, *opened, arguments):
                 buffer["start"] += starts
                 buffer["embedding"] += list(embeddings)
                 for name in ("file_name", *columns):
@@ -209,8 +229,6 @@ def embed(folder: str | Path, arguments: EmbeddingArguments) -> Path:
     """
     folder, output = Path(folder), Path(arguments.output)
     rows = list_recordings(folder)
-    for row in rows:  # what cannot be read ends the run at once
-        open_row(folder, row)
     stats = [(folder / row["file_name"]).stat() for row in rows]
     stamps = json.dumps([[row, stat.st_size, stat.st_mtime_ns] for row, stat in zip(rows, stats)])
     settings = {key: value for key, value in vars(arguments).items() if key not in ("output", "batch_size")}
@@ -220,6 +238,9 @@ def embed(folder: str | Path, arguments: EmbeddingArguments) -> Path:
             return output
         raise ValueError(f"expected {output} to be absent, empty or of the same recordings and arguments, it is not")
 
+    model, processor = load_encoder(arguments.model)
+    for row in rows:  # what cannot be read ends the run at once
+        open_row(folder, row, arguments.kind or processor.kind)
     state = PartialState(cpu=not torch.cuda.is_available())  # without `cpu` it takes no gloo
     work = output.with_name(f".{output.name}.unfinished")
     if state.is_main_process and recipe_of(work) != recipe:
@@ -227,7 +248,6 @@ def embed(folder: str | Path, arguments: EmbeddingArguments) -> Path:
         work.mkdir(parents=True)
         write_json(work / RECIPE_FILE, recipe)
     state.wait_for_everyone()
-    model, processor = load_encoder(arguments.model)
     model.to(state.device)
     size = arguments.recordings_per_shard
     shards = [rows[first : first + size] for first in range(0, len(rows), size)]

@@ -23,6 +23,8 @@ KEPT = (
     "remove_packet_mean",
     "remove_time_mean",
     "doppler",
+    "merge_antennas",
+    "sample_share",
 )
 
 
@@ -40,7 +42,7 @@ class InputArguments:
         default=None,
         metadata={
             "choices": ["dataset", "sample", "none"],
-            "help": "of IQ and images; 'dataset' is measured anew on the training split",
+            "help": "of IQ and images, or CSI; 'dataset' is measured anew on the training split",
         },
     )
     center_carrier: bool | None = field(default=None, metadata={"help": "move the carrier of IQ to 0 Hz"})
@@ -59,6 +61,7 @@ class InputArguments:
     doppler_groups: int | None = field(
         default=None, metadata={"help": "Doppler over time of so many groups of CSI subcarriers, 16 rows each"}
     )
+    merge_antennas: bool | None = field(default=None, metadata={"help": "one channel of Doppler for all antennas"})
     image_height: int | None = field(default=None, metadata={"help": "of resized images; with Doppler it is given"})
     image_width: int | None = None
 
@@ -69,12 +72,16 @@ def given(inputs: InputArguments) -> dict:
 
 
 def adapt_processor(processor: MMWFMProcessor, inputs: InputArguments, rows) -> MMWFMProcessor:
-    """A checkpoint's processor -> that of a data set, fitted to its training rows.
+    """A checkpoint's processor -> that of a data set, fitted to its training rows. Options of images concern CSI where the
+    rows hold it.
 
     Raises:
         ValueError: options that do not go together, or rows that cannot be seen so.
     """
     options = given(inputs)
+    if "csi" in rows.column_names and any(name not in IQ_OPTIONS for name in options):
+        own = {name: options.pop(name) for name in list(options) if name not in IQ_OPTIONS}
+        processor.csi_processor = adapt_image_processor(processor.csi_processor, own)
     if normalization := options.pop("normalization", None):
         processor.feature_extractor.normalization = processor.image_processor.normalization = normalization
     for option, name in IQ_OPTIONS.items():

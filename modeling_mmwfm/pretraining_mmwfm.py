@@ -24,12 +24,12 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, get_cosine_schedule_with_warmup
 
 from .compiling_mmwfm import compile_if_possible
-from .data_collator_mmwfm import MMWFMDataCollator, check_iq_views
+from .data_collator_mmwfm import MMWFMDataCollator
 from .figures_mmwfm import plot_losses
 from .graph_replay_mmwfm import replay_if_possible
 from .mask_noise_mmwfm import add_noise, count_tokens, seeded_noise, takes_noise
 from .precision_mmwfm import PRECISION, check_precision, settle_precision, use_cpu
-from .processing_mmwfm import MMWFMProcessor
+from .processing_mmwfm import MMWFMProcessor, check_iq_views
 from .run_folder_mmwfm import RUN_FILE, begin_run, finish_run, finished_log, latest_checkpoint, save_checkpoint
 from .step_batches_mmwfm import (
     FiniteCheck,

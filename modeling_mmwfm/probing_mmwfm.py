@@ -13,12 +13,12 @@ from sklearn.preprocessing import StandardScaler
 from transformers import AutoConfig, AutoModel
 
 from .baselines_mmwfm import choose_strength, count_labels, fit_model, make_linear
-from .data_collator_mmwfm import MMWFMDataCollator, check_iq_views
+from .data_collator_mmwfm import MMWFMDataCollator
 from .evaluation_mmwfm import score
 from .files_mmwfm import write_json
 from .finetuning_mmwfm import task_config
 from .frozen_features_mmwfm import compute_features
-from .processing_mmwfm import MMWFMProcessor
+from .processing_mmwfm import MMWFMProcessor, check_iq_views
 from .targets_mmwfm import draw_rows, target_column
 
 PROBE_FILE = "probe_results.json"
@@ -35,9 +35,11 @@ class ProbeArguments:
     random_encoder: bool = field(
         default=False, metadata={"help": "fresh weights of the checkpoint's configuration, drawn by seed: the control"}
     )
-    iq_views: list[str] = field(
-        default_factory=lambda: ["iq"],
-        metadata={"help": "what is made of IQ: iq, spectrogram or both, which are then one joint input"},
+    iq_views: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "what is made of IQ: iq, spectrogram or both, which are then one joint input; default: the processor's"
+        },
     )
     carrier_shift: float = field(default=0.0, metadata={"help": "random carrier shift, share of the sampling rate"})
     shift_copies: int = field(default=1, metadata={"help": "of each training row, under carrier shifts of their own"})
@@ -51,7 +53,8 @@ class ProbeArguments:
         for name in ("batch_size", "shift_copies"):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}`: expected at least 1, found {getattr(self, name)}")
-        check_iq_views(self.iq_views)
+        if self.iq_views is not None:
+            check_iq_views(self.iq_views)
         if self.shift_copies > 1 and not self.carrier_shift:
             raise ValueError(f"`shift_copies`: expected 1 without `carrier_shift`, found {self.shift_copies}")
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
@@ -151,8 +154,9 @@ def probe(base: str, processor: MMWFMProcessor, splits: dict[str, Dataset], argu
     splits = {split: splits[split] for split in ("train", "validation", "test") if split in splits}
     if bad := [split for split, rows in splits.items() if "recording" not in rows.column_names]:
         raise ValueError(f"expected a column `recording`, found none in {bad}")
-    column, _, config = task_config(base, splits["train"], arguments.pooling, arguments.iq_views)
-    collator = MMWFMDataCollator(processor, arguments.carrier_shift, views=arguments.iq_views)
+    processor.iq_views = arguments.iq_views or processor.iq_views
+    column, _, config = task_config(base, splits["train"], arguments.pooling, processor.iq_views)
+    collator = MMWFMDataCollator(processor, arguments.carrier_shift)
     own_channels = getattr(AutoConfig.from_pretrained(base), "input_channels", None)  # an adapter it lacks is drawn
     is_drawn = arguments.random_encoder or getattr(config, "input_channels", None) != own_channels
     features, scaler, per_seed = {}, StandardScaler(), []

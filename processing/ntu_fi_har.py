@@ -80,6 +80,7 @@ def _plan(root):
 def _rows(root, decimation, split, item):
     yield {
         "image": read_amplitude(root / item["recording"])[..., ::decimation],
+        "unit": "linear",
         "label": item["label"],
         "recording": item["recording"],
         "group": item["group"],
@@ -123,7 +124,7 @@ def convert(
         "files_sha256": fingerprint([root / item["recording"] for item in items], root),
     }
     num_columns = len(range(0, NUM_PACKETS, decimation))
-    features = image_features(NUM_ANTENNAS, NUM_SUBCARRIERS, num_columns, label_names=CLASSES)
+    features = image_features(NUM_ANTENNAS, NUM_SUBCARRIERS, num_columns, label_names=CLASSES, is_csi=True)
     return write_dataset(output, features, planned, partial(_rows, root, decimation), recipe, num_proc)
 
 

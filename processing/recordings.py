@@ -21,6 +21,9 @@ import sigmf
 from PIL import Image
 from scipy.io import wavfile
 
+from modeling_mmwfm.csi_captures_mmwfm import CSI_SUFFIXES
+from modeling_mmwfm.recordings_mmwfm import describe, read_csi
+
 # SigMF name of a complex sample -> dtype of its I and of its Q, which are interleaved in the file.
 DATATYPES = {"ci8": np.dtype("i1"), "cu8": np.dtype("u1")} | {
     f"c{kind}{8 * size}_{order}": np.dtype(f"{'<' if order == 'le' else '>'}{kind}{size}")
@@ -46,8 +49,9 @@ class Recording:
     """One recording of IQ samples or image-like data; time is the last axis.
 
     Attributes:
-        kind: "iq" or "image".
-        raw: as stored, possibly memory-mapped. IQ: complex (A, T) or real (A, T, 2), I then Q; image: real (C, H, W).
+        kind: "iq", "image" or "csi".
+        raw: as stored, possibly memory-mapped. IQ: complex (A, T) or real (A, T, 2), I then Q; image: real (C, H, W);
+            CSI: (A, subcarriers, packets).
         files: the file that was asked for, then the others that belong to it.
         sampling_rate_hz, center_frequency_hz: 0 where the file does not say.
     """
@@ -60,7 +64,7 @@ class Recording:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of `values`: (A, T) antennas x samples, or (C, H, W)."""
+        """Shape of `values`: (A, T) antennas x samples, (C, H, W), or (A, subcarriers, packets)."""
         return self.raw.shape[: 2 if self.kind == "iq" else 3]
 
     @property
@@ -69,7 +73,8 @@ class Recording:
         return self.window(0, self.shape[-1])
 
     def window(self, start: int, length: int) -> np.ndarray:
-        """Samples (columns) start to start + length: IQ complex64 (A, length), image float32 (C, H, length).
+        """Samples (columns, packets) start to start + length: IQ complex64 (A, length), image float32 (C, H, length),
+        CSI as complex64 or float32 (A, subcarriers, length).
 
         IQ integers become full scale +-1: for 8 bits (x - 127.5) / 128 if unsigned, x / 128 if
         signed, and so on. Integers of an image-like array keep their value.
@@ -77,15 +82,12 @@ class Recording:
         Raises:
             ValueError: a value is NaN or infinite (also after the conversion to 32 bits).
         """
-        if self.kind == "image":
-            raw = self.raw[..., start : start + length]
-        else:
-            raw = self.raw[:, start : start + length]
+        raw = self.raw[:, start : start + length] if self.kind == "iq" else self.raw[..., start : start + length]
         with np.errstate(invalid="ignore", over="ignore"):
-            if self.kind == "image":
-                values = np.array(raw, dtype=np.float32, order="C")
-            elif np.iscomplexobj(raw):
+            if np.iscomplexobj(raw):
                 values = np.array(raw, dtype=np.complex64, order="C")
+            elif self.kind != "iq":
+                values = np.array(raw, dtype=np.float32, order="C")
             else:
                 pairs = np.array(_full_scale(raw), dtype=np.float32, order="C")
                 values = pairs.view(np.complex64)[..., 0]
@@ -112,28 +114,10 @@ def _full_scale(raw):
     return (floats - (half - 0.5)) / half if raw.dtype.kind == "u" else floats / half
 
 
-def _from_array(path, array, **attributes):
-    """Tell IQ from image-like data by dtype and shape."""
-    found = f"{array.dtype} {array.shape}"
-    if array.dtype.kind not in "iufc":
-        raise ValueError(f"expected numbers in {path}, found {found}")
-    if array.size == 0:
-        raise ValueError(f"expected samples in {path}, found an empty array, {found}")
-    is_pairs = array.dtype.kind != "c" and array.ndim in (2, 3) and array.shape[-1] == 2
-    if is_pairs or (array.dtype.kind == "c" and array.ndim in (1, 2)):
-        if array.ndim == (2 if is_pairs else 1):
-            array = array[None]
-        if array.dtype.kind in "iu" and array.dtype.itemsize > 4:
-            raise ValueError(f"expected IQ integers of 8, 16 or 32 bits in {path}, found {found}: no full scale")
-        if array.shape[0] > array.shape[1]:
-            raise ValueError(f"expected IQ as (antennas, samples) in {path}, found {found}: transpose it")
-        return Recording("iq", array, (path,), **attributes)
-    if array.dtype.kind != "c" and array.ndim in (2, 3):
-        return Recording("image", array.reshape((-1, *array.shape[-2:])), (path,), **attributes)
-    raise ValueError(
-        f"expected complex (T,) or (A, T), real (T, 2) or (A, T, 2), or image-like (H, W) or (C, H, W) in {path}, "
-        f"found {found}"
-    )
+def _from_array(path, array, kind=None, **attributes):
+    """Tell IQ, image-like data and CSI by dtype and shape, or take them for `kind`."""
+    kind, arrange = describe(path, array, kind)
+    return Recording(kind, arrange(array), (path,), **attributes)
 
 
 def _map_raw(path, datatype, num_antennas, skip_bytes=0, trailing_bytes=0):
@@ -206,11 +190,11 @@ def read_sigmf(path: Path) -> Recording:
     return Recording("iq", raw, (path, data_path), sampling_rate_hz, center_frequency_hz)
 
 
-def read_npy(path: Path) -> Recording:
+def read_npy(path: Path, kind: str | None = None) -> Recording:
     """`.npy`: complex (T,) or (A, T), real (T, 2) or (A, T, 2), or image-like (H, W) or (C, H, W)."""
     with _reading(path, "a complete .npy file of numbers", tokenize.TokenError):
         array = np.lib.format.open_memmap(path, mode="r")
-    return _from_array(path, array)
+    return _from_array(path, array, kind)
 
 
 def _choose(path, names, variable):
@@ -223,7 +207,7 @@ def _choose(path, names, variable):
     return variable or names[0]
 
 
-def read_npz(path: Path, variable: str | None = None) -> Recording:
+def read_npz(path: Path, variable: str | None = None, kind: str | None = None) -> Recording:
     """`.npz`: the array `variable`, as in a `.npy` file."""
     with _reading(path, "a .npz file", *ZIP_ERRORS), zipfile.ZipFile(path) as archive:
         names = [name.removesuffix(".npy") for name in archive.namelist()]
@@ -231,10 +215,10 @@ def read_npz(path: Path, variable: str | None = None) -> Recording:
     with _reading(path, "an array of numbers", *ZIP_ERRORS):
         with np.load(path, allow_pickle=False) as arrays:
             array = np.asarray(arrays[name])
-    return _from_array(path, array)
+    return _from_array(path, array, kind)
 
 
-def read_mat(path: Path, variable: str | None = None) -> Recording:
+def read_mat(path: Path, variable: str | None = None, kind: str | None = None) -> Recording:
     """`.mat`, also v7.3 (HDF5): the array `variable` with the shape it has in MATLAB; a column vector is one antenna.
 
     Without `variable`, text, cells and scalars (a sampling rate ...) beside the array do not count.
@@ -249,7 +233,7 @@ def read_mat(path: Path, variable: str | None = None) -> Recording:
         array = _load_v73(path, name) if is_v73 else scipy.io.loadmat(path, variable_names=[name])[name]
     if array.dtype.kind == "c" and array.ndim == 2 and array.shape[1] == 1:
         array = array.T
-    return _from_array(path, array)
+    return _from_array(path, array, kind)
 
 
 def _whos_v73(path):
@@ -304,15 +288,24 @@ def read_image(path: Path) -> Recording:
 
 
 def read_recording(
-    path: str | Path, *, datatype: str | None = None, num_antennas: int = 1, variable: str | None = None
+    path: str | Path,
+    *,
+    datatype: str | None = None,
+    num_antennas: int = 1,
+    variable: str | None = None,
+    kind: str | None = None,
+    chip: str | None = None,
 ) -> Recording:
     """Read a recording by the suffix of its file name.
 
     Args:
-        path: `.sigmf-meta`, `.npy`, `.npz`, `.bin`, `.cu8`, `.cs8`, `.cs16`, `.cf32`, `.wav`, `.mat` or a picture.
+        path: `.sigmf-meta`, `.npy`, `.npz`, `.bin`, `.cu8`, `.cs8`, `.cs16`, `.cf32`, `.wav`, `.mat`, a picture or a
+            capture of CSI: `.pcap` (nexmon), `.csv` (esp32), `.dat` (intel, atheros).
         datatype: SigMF name of the samples in a raw binary (cu8, ci16_le, cf32_le, ...); needed for `.bin`.
         num_antennas: antennas interleaved in a raw binary or WAV; checked against the file for the other formats.
         variable: the array to take from a `.npz` or `.mat` file that holds several.
+        kind: "iq", "image" or "csi", what an array is; None: by its dtype and shape.
+        chip: of a capture of nexmon: 4339, 43455c0, 4358 or 4366c0.
 
     Raises:
         ValueError: the file is missing, incomplete, empty or not what its suffix says, or an argument does not fit it.
@@ -332,16 +325,19 @@ def read_recording(
         return read_raw(path, datatype, num_antennas)
     if suffix in IMAGE_FORMATS:
         return read_image(path)
+    if suffix in CSI_SUFFIXES:
+        capture = read_csi(path, chip)
+        return Recording("csi", capture.open_raw(), (path,), capture.sampling_rate_hz)
     if suffix in (".npz", ".mat"):
-        recording = (read_npz if suffix == ".npz" else read_mat)(path, variable)
+        recording = (read_npz if suffix == ".npz" else read_mat)(path, variable, kind)
     elif suffix == ".wav":
         recording = read_wav(path, num_antennas)
     elif suffix == ".npy":
-        recording = read_npy(path)
+        recording = read_npy(path, kind)
     elif suffix in (".sigmf-meta", ".sigmf-data"):
         recording = read_sigmf(path)
     else:
-        known = [".sigmf-meta", ".npy", ".npz", *RAW_SUFFIXES, ".wav", ".mat", *IMAGE_FORMATS]
+        known = [".sigmf-meta", ".npy", ".npz", *RAW_SUFFIXES, ".wav", ".mat", *IMAGE_FORMATS, *CSI_SUFFIXES]
         raise ValueError(f"expected one of {', '.join(known)}, found {path.name!r} ({path})")
     if recording.kind == "iq" and num_antennas not in (1, recording.shape[0]):
         raise ValueError(f"expected {num_antennas} antennas in {path}, found {recording.shape[0]}")

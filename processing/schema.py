@@ -1,4 +1,4 @@
-"""Columns of every data set that this folder writes: one schema for IQ, one for image-like data.
+"""Columns of every data set that this folder writes: one schema for IQ, one for image-like data, one for CSI.
 
 Values are physical (full scale of the converter, dB, metres); normalisation belongs to the saved processor alone.
 """
@@ -33,7 +33,20 @@ def iq_features(num_antennas, num_samples, label_names=None, position_axes=None)
     return Features({"iq": iq, **target_columns(label_names, position_axes), **COMMON_COLUMNS})
 
 
-def image_features(num_channels, height, width, label_names=None, position_axes=None):
-    """Schema of an image-like set. Column `image`: (num_channels, height, width) float32."""
-    image = Array3D(shape=(num_channels, height, width), dtype="float32")
-    return Features({"image": image, **target_columns(label_names, position_axes), **COMMON_COLUMNS})
+def csi_features(num_antennas, num_subcarriers, num_packets, label_names=None, position_axes=None):
+    """Schema of a set of CSI. Column `csi`: (num_antennas, num_subcarriers, num_packets) float32, amplitude, or dB where
+    `unit` says so; `sampling_rate_hz` is packets per second."""
+    csi = Array3D(shape=(num_antennas, num_subcarriers, num_packets), dtype="float32")
+    columns = {"csi": csi, "unit": Value("string"), **target_columns(label_names, position_axes)}
+    return Features({**columns, **COMMON_COLUMNS})
+
+
+def image_features(num_channels, height, width, label_names=None, position_axes=None, is_csi=False):
+    """Schema of an image-like set. Column `image`: (num_channels, height, width) float32.
+
+    Args:
+        is_csi: with a column `unit`, "linear" or "db", so that nothing is converted to dB twice.
+    """
+    columns = {"image": Array3D(shape=(num_channels, height, width), dtype="float32")}
+    columns |= {"unit": Value("string")} if is_csi else {}
+    return Features({**columns, **target_columns(label_names, position_axes), **COMMON_COLUMNS})

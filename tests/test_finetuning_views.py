@@ -66,7 +66,7 @@ def test_the_views_of_an_evaluation_are_those_of_the_training(base, tones, tmp_p
     (tmp_path / "data").mkdir()
     tones["validation"].to_parquet(tmp_path / "data" / "test.parquet")
     evaluation = script("evaluate_model")
-    line = f"--model {tmp_path}/model --dataset {tmp_path}/data --output_dir {tmp_path}/out --iq_views iq spectrogram"
+    line = f"--model {tmp_path}/model --dataset {tmp_path}/data --output_dir {tmp_path}/out"
     monkeypatch.setattr("sys.argv", ["evaluate_model.py", *line.split()])
     run_script(evaluation.main, evaluation.EvaluationArguments)
     trained, evaluated = (
@@ -94,5 +94,5 @@ def test_views_of_iq_are_refused_where_there_are_images_already(base, tmp_path):
 
 
 def test_unknown_views_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="`iq_views`: expected iq, spectrogram or both"):
+    with pytest.raises(ValueError, match="`iq_views`: expected 'iq', 'spectrogram' or both"):
         FinetuningArguments(output_dir=str(tmp_path), iq_views=["waterfall"])

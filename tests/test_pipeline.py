@@ -342,7 +342,7 @@ def test_wrong_files_are_named_with_what_they_hold(pipe, tmp_path):
     assert not (tmp_path / "executed").exists()
     with pytest.raises(ValueError, match="empty list"):
         pipe([])
-    with pytest.raises(ValueError, match="expected images in the input, found iq"):
+    with pytest.raises(ValueError, match="expected image-like real .* in the input, found complex64"):
         pipe({"images": signal()})
     with pytest.raises(ValueError, match="the same kind of input"):
         pipe([signal(), np.ones((1, 8, 8))], batch_size=2)

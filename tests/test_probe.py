@@ -286,7 +286,7 @@ def test_what_cannot_be_probed_is_refused(checkpoint, tones, tmp_path):
     refused("`shift_copies`: expected at least 1, found 0", shift_copies=0)
     refused(r"`seeds`: expected at least one and each once, found \[1, 1\]", seeds=[1, 1])
     refused("`samples_per_class`: expected at least 1, found 0", samples_per_class=0)
-    refused(r"`iq_views`: expected iq, spectrogram or both, found \['waterfall'\]", iq_views=["waterfall"])
+    refused(r"`iq_views`: expected 'iq', 'spectrogram' or both, found \['waterfall'\]", iq_views=["waterfall"])
     refused(r"expected splits train and test, found \['train'\]", {"train": tones["train"]})
     without = {**tones, "test": tones["test"].remove_columns("recording")}
     refused(r"expected a column `recording`, found none in \['test'\]", without)

@@ -253,11 +253,14 @@ def test_iq_that_cannot_be_read_is_refused(iq, match):
 def test_calls_that_contradict_themselves_are_refused():
     image = np.ones((1, 8, 8), np.float32)
     for arguments, match in (
-        ({}, "expected `iq`, `images` or both, found neither"),
+        ({}, "expected `iq`, `images` or `csi`, found none of them"),
         ({"iq": X, "views": ()}, "`views`: expected 'iq', 'spectrogram' or both"),
         ({"iq": X, "views": ("iq", "waterfall")}, "`views`.*waterfall"),
         ({"iq": X, "return_tensors": "tf"}, "`return_tensors`: expected 'pt' or 'np', found 'tf'"),
-        ({"iq": X, "images": image, "views": ("spectrogram",)}, "or the 'spectrogram' view of `iq`, found both"),
+        (
+            {"iq": X, "images": image, "views": ("spectrogram",)},
+            "or the 'spectrogram' view of `iq`, found two of them",
+        ),
         ({"iq": np.zeros((4, 2), np.int8), "iq_format": {"scale": 1.0}}, "`iq_format`: expected 'scale' and 'offset'"),
         ({"iq": X, "sampling_rate_hz": 0}, "`sampling_rate_hz`: expected a positive number, found 0"),
         ({"iq": X, "sampling_rate_hz": 1e6, "resample": True}, "`resample`: expected a fitted and a given"),
@@ -270,7 +273,7 @@ def test_calls_that_contradict_themselves_are_refused():
     for arguments in ({"iq": X}, {"images": image}):
         with pytest.raises(ValueError, match=r"expected fitted statistics, call `fit\(dataset\)` first"):
             MMWFMProcessor(normalization="dataset")(**arguments)
-    with pytest.raises(ValueError, match="rows with a column `iq` or `image`, found none"):
+    with pytest.raises(ValueError, match="rows with a column `iq`, `image` or `csi`, found none"):
         MMWFMProcessor().fit([{"label": 1}])
     with pytest.raises(ValueError, match="whose values vary, found a constant column"):
         MMWFMProcessor().fit([{"iq": np.ones(8, np.complex64)}])

@@ -28,6 +28,7 @@ HUB_FILES = [
     "adapter_opening_mmwfm.py",
     "pipeline_mmwfm.py",
     "recordings_mmwfm.py",
+    "csi_captures_mmwfm.py",
     "configuration_mmwfm.py",
     "modeling_mmwfm.py",
     "feature_extraction_mmwfm.py",

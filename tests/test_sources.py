@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from modeling_mmwfm import MMWFMConfig, MMWFMForPreTraining, MMWFMImageProcessor
 from modeling_mmwfm import pretraining_mmwfm as pretraining
 from modeling_mmwfm.augmentation_mmwfm import Augmentations
-from modeling_mmwfm.benchmark_mmwfm import take_views
+from modeling_mmwfm.cells_mmwfm import take_views
 from modeling_mmwfm.data_collator_mmwfm import MMWFMDataCollator
 from modeling_mmwfm.figures_mmwfm import reconstruct
 from modeling_mmwfm.inputs_mmwfm import InputArguments, adapt_image_processor, adapt_processor
@@ -191,7 +191,7 @@ def test_bad_augmentations_are_refused(text, message, tmp_path):
 
 
 def test_unknown_iq_views_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="`iq_views`: expected iq, spectrogram or both"):
+    with pytest.raises(ValueError, match="`iq_views`: expected 'iq', 'spectrogram' or both"):
         pretraining_arguments(tmp_path, iq_views=["waterfall"])
 
 

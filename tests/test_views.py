@@ -377,10 +377,23 @@ def test_settings_that_cannot_be_are_refused(settings, match):
         MMWFMImageProcessor(**settings)
 
 
-def test_too_little_csi_for_the_doppler_view_is_refused():
-    for shape, found in (((1, 56, 31), "56 and 31"), ((1, 13, 240), "13 and 240")):
-        with pytest.raises(ValueError, match=f"at least 14 subcarriers and 32 packets, found {found}"):
-            view(np.ones(shape), doppler={})
+def test_few_packets_are_continued_and_few_subcarriers_serve_several_groups():
+    csi = amplitudes(2, 1, 56, 20)
+    longer = np.concatenate([csi, csi[..., -1:].repeat(12, -1)], -1)
+    np.testing.assert_allclose(view(csi, doppler={}), view(longer, doppler={}), atol=1e-4)
+    few = amplitudes(2, 1, 7)
+    np.testing.assert_allclose(view(few, doppler={}), view(few.repeat(2, 2), doppler={}), atol=1e-4)
+    assert view(np.ones((1, 1, 1)), doppler={}).shape == (1, 1, 224, 224)
+
+
+def test_merged_antennas_are_the_mean_power_of_each():
+    csi = amplitudes(2, 3)
+    linear = 10 ** (view(csi, doppler={}, size={"height": 224, "width": 209}) / 10) - 1e-2
+    merged = view(csi, doppler={}, merge_antennas=True, size={"height": 224, "width": 209})
+    assert merged.shape == (2, 1, 224, 209)
+    np.testing.assert_allclose(10 ** (merged / 10) - 1e-2, linear.mean(1, keepdims=True), rtol=1e-3, atol=1e-3)
+    with pytest.raises(ValueError, match="`merge_antennas`: expected `doppler`"):
+        view(csi, merge_antennas=True)
 
 
 def test_csi_of_another_packet_rate_is_converted_or_refused():

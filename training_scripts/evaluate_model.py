@@ -6,7 +6,7 @@ python training_scripts/evaluate_model.py --model runs/rfp-lora --dataset data/r
 from dataclasses import dataclass, field
 
 from modeling_mmwfm import MMWFMProcessor
-from modeling_mmwfm.data_collator_mmwfm import MMWFMDataCollator, check_iq_views, load_splits
+from modeling_mmwfm.data_collator_mmwfm import MMWFMDataCollator, load_splits
 from modeling_mmwfm.evaluation_mmwfm import evaluate_task
 from modeling_mmwfm.finetuning_mmwfm import load_adapted
 from modeling_mmwfm.recipes_mmwfm import run_script
@@ -20,12 +20,6 @@ class EvaluationArguments:
     split: str = "test"
     batch_size: int = 64
     carrier_shift: float = field(default=0.0, metadata={"help": "carrier shift, share of the sampling rate"})
-    iq_views: list[str] = field(
-        default_factory=lambda: ["iq"], metadata={"help": "iq, spectrogram or both, as the model was trained"}
-    )
-
-    def __post_init__(self):
-        check_iq_views(self.iq_views)
 
 
 def main(arguments: EvaluationArguments) -> dict:
@@ -41,7 +35,7 @@ def main(arguments: EvaluationArguments) -> dict:
             f"{rows.features['label'].names}"
         )
     processor = MMWFMProcessor.from_pretrained(arguments.model)
-    collator = MMWFMDataCollator(processor, arguments.carrier_shift, column, arguments.iq_views)
+    collator = MMWFMDataCollator(processor, arguments.carrier_shift, column)
     result = evaluate_task(model, rows, collator, arguments.output_dir, arguments.split, arguments.batch_size)
     print({key: value for key, value in result.items() if key != "confusion_matrix"})
     return result

@@ -122,6 +122,9 @@ def run(data, arguments, provenance, simulated, processes):
 
     # processors
     processor, csi_processor = pretraining_processors(data)
+    processor.iq_views = list(arguments.iq_views)
+    if "csi" in train:
+        processor.csi_processor = csi_processor.image_processor
     for source, rows in reversed(train.items()):  # of both sets of IQ the statistics are those of `iq`
         if data.streaming:
             rows = rows.take(data.statistics_samples)

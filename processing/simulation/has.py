@@ -272,7 +272,8 @@ def body_motion(rng, activity, time, room_size_m):
 
 
 def features():
-    return schema.image_features(NUM_ANTENNAS, len(SUBCARRIERS_HZ), NUM_PACKETS, label_names=LABEL_NAMES)
+    shape = NUM_ANTENNAS, len(SUBCARRIERS_HZ), NUM_PACKETS
+    return schema.image_features(*shape, label_names=LABEL_NAMES, is_csi=True)
 
 
 def plan(split_samples):
@@ -327,6 +328,7 @@ def rows(seed, split, item):
         }
         yield {
             "image": receive(rng, response, mean_power, snr_db, gain_db),
+            "unit": "db",
             "label": label,
             "recording": f"{group}-{number}",
             "group": group,

@@ -253,7 +253,7 @@ def _reported_packets(rng):
 
 
 def features():
-    return schema.image_features(1, len(SUBCARRIER), NUM_PACKETS)
+    return schema.image_features(1, len(SUBCARRIER), NUM_PACKETS, is_csi=True)
 
 
 def plan(split_samples):
@@ -304,6 +304,7 @@ def rows(seed, split, index):
     recording = f"{TASK}-{seed}-{split}-{index}"
     yield {
         "image": image[None, :, packets].astype(np.float32),
+        "unit": "linear",
         "recording": recording,
         "group": recording,
         "sampling_rate_hz": packet_rate_hz,

@@ -314,7 +314,7 @@ def test_windows(tmp_path):
     path = convert(folder, tmp_path / "out", window_length=8, hop=6, num_proc=2)
     parts = load_dataset(str(path))
     assert {name: len(part) for name, part in parts.items()} == {"train": 27, "validation": 3, "test": 6}
-    assert parts["train"].features["image"].shape == (1, 64, 8) and parts["train"].features["label"].names == [
+    assert parts["train"].features["csi"].shape == (1, 64, 8) and parts["train"].features["label"].names == [
         "a",
         "b",
     ]
@@ -322,9 +322,9 @@ def test_windows(tmp_path):
         i = int(row["recording"][:2])
         assert (row["label"], row["group"], row["source"]) == (i % 2, f"g{i}", row["recording"])
         assert (row["sampling_rate_hz"], row["center_frequency_hz"]) == (pytest.approx(RATE_HZ), 0)
-        assert json.loads(row["parameters"]) == {"chip": 4339, "tool": "nexmon"}
+        assert json.loads(row["parameters"]) == {"chip": "4339", "tool": "nexmon"}
         expected = np.tile(5 * (100 * i + row["start"] + np.arange(8)), (1, 64, 1))
-        np.testing.assert_array_equal(row["image"], expected)
+        np.testing.assert_array_equal(row["csi"], expected)
     assert sorted(row["start"] for row in rows_of(path)) == sorted([0, 6, 12] * 12)
     one = convert(folder, tmp_path / "one", window_length=8, hop=6)
     assert rows_of(one) == rows_of(path)
