@@ -9,7 +9,9 @@ FOLDER holds recordings in any format of `processing.recordings` and `metadata.c
     x_m, y_m[, z_m]                 position
     group                           what must not be on both sides of a split (device, session ...); default: the file
     split                           train, validation or test; default: groups are drawn
-    sampling_rate_hz, center_frequency_hz, datatype, num_antennas, variable     what the file does not say itself
+    start, stop                     the samples (columns, packets) that the row is of; a file may then have several rows
+    sampling_rate_hz, center_frequency_hz, datatype, num_antennas, variable, chip, unit     what the file does not say
+                                    itself; of CSI the sampling rate is that of the packets, the unit linear or db
 
 Any other column goes into `parameters`. The result opens with `datasets.load_dataset(DIR)`.
 """
@@ -28,14 +30,15 @@ import pandas as pd
 from transformers import HfArgumentParser
 
 from processing.recordings import read_recording
-from processing.schema import image_features, iq_features
+from processing.schema import csi_features, image_features, iq_features
 from processing.writing import fingerprint, write_dataset
 
 SPLITS = ("train", "validation", "test")
-READER_COLUMNS = ("datatype", "num_antennas", "variable")
-NUMBER_COLUMNS = ("x_m", "y_m", "z_m", "sampling_rate_hz", "center_frequency_hz", "num_antennas")
-ALL_OR_NONE_COLUMNS = ("label", "group", "split", "x_m", "y_m", "z_m")
-KNOWN_COLUMNS = {"file_name", *READER_COLUMNS, *NUMBER_COLUMNS, *ALL_OR_NONE_COLUMNS}
+READER_COLUMNS = ("datatype", "num_antennas", "variable", "chip")
+WHOLE_COLUMNS = ("num_antennas", "start", "stop")
+NUMBER_COLUMNS = ("x_m", "y_m", "z_m", "sampling_rate_hz", "center_frequency_hz", *WHOLE_COLUMNS)
+ALL_OR_NONE_COLUMNS = ("label", "group", "split", "x_m", "y_m", "z_m", "start", "stop")
+KNOWN_COLUMNS = {"file_name", "unit", *READER_COLUMNS, *NUMBER_COLUMNS, *ALL_OR_NONE_COLUMNS}
 
 
 @dataclass
@@ -51,7 +54,12 @@ class RecordingFolderArguments:
     max_windows: int | None = field(
         default=None, metadata={"help": "At most so many windows of a recording, evenly spread. Default: all."}
     )
-    kind: Literal["iq", "image"] | None = field(default=None, metadata={"help": "Insist on this kind of recording."})
+    context: int = field(
+        default=0, metadata={"help": "Samples on each side of a window that belong to the row but not to its label."}
+    )
+    kind: Literal["iq", "image", "csi"] | None = field(
+        default=None, metadata={"help": "What arrays in .npy, .npz and .mat files are; insist on it for the others."}
+    )
     test_fraction: float = field(default=0.2, metadata={"help": "Part of the groups for test, if there is no split."})
     validation_fraction: float = field(
         default=0.1,
@@ -64,8 +72,12 @@ class RecordingFolderArguments:
         for name in ("window_length", "hop", "max_windows", "num_proc"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"expected {name} >= 1, found {getattr(self, name)}")
-        if self.hop is not None and self.window_length is None:
-            raise ValueError(f"expected window_length beside hop, found hop = {self.hop} alone")
+        if self.context < 0:
+            raise ValueError(f"expected context >= 0, found {self.context}")
+        if (self.hop or self.context) and self.window_length is None:
+            raise ValueError(
+                f"expected window_length beside hop and context, found {self.hop} and {self.context} alone"
+            )
         fractions = self.test_fraction, self.validation_fraction
         if min(fractions) < 0 or sum(fractions) >= 1:
             raise ValueError(f"expected test_fraction and validation_fraction >= 0 with a sum < 1, found {fractions}")
@@ -97,8 +109,10 @@ def read_metadata(folder: Path) -> list[dict]:
         if ".." in name.split("/") or name.startswith("/") or "\\" in name or PureWindowsPath(name).drive:
             raise ValueError(f"expected file names inside {folder} with / between folders in {path}, found {name!r}")
     table["file_name"] = names = names.map(lambda name: str(PurePosixPath(name)))
-    if (again := names.duplicated()).any():
-        raise ValueError(f"expected every file once in {path}, found again {_some(names[again].unique())}")
+    if (again := names.duplicated()).any() and "start" not in table:
+        raise ValueError(
+            f"expected every file once in {path}, or columns start and stop, found again {_some(names[again].unique())}"
+        )
     if missing := [name for name in names if not (folder / name).is_file()]:
         raise ValueError(f"expected the files that {path} names, found no {_some(missing)}")
 
@@ -111,13 +125,17 @@ def read_metadata(folder: Path) -> list[dict]:
         wrong = table[column].notna() & ~np.isfinite(numbers)
         if column.endswith("_hz"):
             wrong |= numbers < 0
-        if column == "num_antennas":
-            wrong |= (numbers < 1) | (numbers % 1 > 0)
+        if column in WHOLE_COLUMNS:
+            wrong |= (numbers < (column != "start")) | (numbers % 1 > 0)
         if wrong.any():
             raise ValueError(
                 f"expected {column} to be a number in range in {path}, found {_some(table[column][wrong])}"
             )
-        table[column] = numbers.astype("Int64") if column == "num_antennas" else numbers
+        table[column] = numbers.astype("Int64") if column in WHOLE_COLUMNS else numbers
+    if ("start" in table) != ("stop" in table) or ("start" in table and (table["start"] >= table["stop"]).any()):
+        raise ValueError(f"expected columns start and stop with start < stop in {path}, found others")
+    if "unit" in table and (unknown := set(table["unit"].dropna()) - {"linear", "db"}):
+        raise ValueError(f"expected unit linear or db in {path}, found {_some(sorted(unknown))}")
     if ("x_m" in table) != ("y_m" in table) or ("z_m" in table and "x_m" not in table):
         raise ValueError(f"expected x_m and y_m together in {path}, found {', '.join(table.columns)}")
     if "split" in table and (unknown := set(table["split"]) - set(SPLITS)):
@@ -154,13 +172,16 @@ def window_starts(num_samples: int, length: int, hop: int, max_windows: int | No
     return [starts[(2 * i + 1) * len(starts) // (2 * max_windows)] for i in range(max_windows)]
 
 
-def _open(folder, row):
-    return read_recording(folder / row["file_name"], **{name: row[name] for name in READER_COLUMNS if name in row})
+def _open(folder, row, kind):
+    options = {name: row[name] for name in READER_COLUMNS if name in row}
+    return read_recording(folder / row["file_name"], kind=kind, **options)
 
 
 def _agreed(row, recording, name):
     """The rate or frequency of the file or of its row; both must agree."""
     from_file, from_row = getattr(recording, name), row.get(name, 0.0)
+    if recording.kind == "csi" and from_row:  # whose rate is measured
+        return from_row
     if from_file and from_row and not math.isclose(from_file, from_row, rel_tol=1e-6):
         raise ValueError(
             f"expected {name} of {row['file_name']} as in the file, {from_file:g}; found {from_row:g} in metadata.csv"
@@ -170,16 +191,24 @@ def _agreed(row, recording, name):
 
 def _plan(folder, rows, arguments):
     """Open every recording once: rows with their windows, shape and files. Nothing is kept of the samples."""
-    planned, short = [], []
+    planned, short, name = [], [], None
     for row in rows:
-        recording = _open(folder, row)
+        if row["file_name"] != name:  # rows of one file stand together
+            name, recording = row["file_name"], _open(folder, row, arguments.kind)
         if arguments.kind not in (None, recording.kind):
             raise ValueError(f"expected kind {arguments.kind!r}, found {recording.kind!r} in {recording.files[0]}")
         if recording.kind == "iq" and arguments.window_length is None:
             raise ValueError(f"expected window_length for IQ, found none; {row['file_name']} is {recording.shape}")
-        length = arguments.window_length or recording.shape[-1]
-        starts = window_starts(recording.shape[-1], length, arguments.hop or length, arguments.max_windows)
-        if not starts:
+        num_samples = recording.shape[-1]
+        first, stop = row.get("start", 0), row.get("stop", num_samples)
+        if stop > num_samples:
+            raise ValueError(f"expected stop <= {num_samples}, the samples of {row['file_name']}, found {stop}")
+        core = arguments.window_length or stop - first
+        length = core + 2 * arguments.context
+        starts = window_starts(stop - first, core, arguments.hop or core, arguments.max_windows)
+        # At the ends of a recording a window with its context moves inwards.
+        starts = [min(max(first + start - arguments.context, 0), num_samples - length) for start in starts]
+        if not starts or length > num_samples:
             short.append(row["file_name"])
             continue
         for start in starts:  # finds NaN before anything is written
@@ -189,7 +218,8 @@ def _plan(folder, rows, arguments):
         facts["shape"] = (*recording.shape[:-1], length)
         planned.append({**row, **facts, "kind": recording.kind, "starts": starts, "files": recording.files})
     if short:
-        message = f"{len(short)} of {len(rows)} recordings are shorter than {arguments.window_length}: {_some(short)}"
+        what = "stretches" if "start" in rows[0] else "recordings"
+        message = f"{len(short)} of {len(rows)} {what} are shorter than {arguments.window_length}: {_some(short)}"
         if not planned:
             raise ValueError(f"expected recordings of at least one window, found none: {message}")
         warnings.warn(f"left out: {message}", stacklevel=3)
@@ -287,11 +317,14 @@ def _rows(folder, split, item):
         columns["label"] = item["label"]
     if "x_m" in item:
         columns["position"] = [item[axis] for axis in ("x_m", "y_m", "z_m") if axis in item]
-    recording = _open(folder, item)
+    recording = _open(folder, item, item["kind"])
     for start in item["starts"]:
         values = recording.window(start, length)
         if item["kind"] == "iq":
             values = values.view(np.float32).reshape((*values.shape, 2))
+        if item["kind"] == "csi":
+            columns["unit"] = "linear" if np.iscomplexobj(values) else item.get("unit", "")
+            values = np.abs(values) if np.iscomplexobj(values) else values
         yield {**columns, item["kind"]: values, "start": start}
 
 
@@ -302,7 +335,8 @@ def build_recording_folder(input: str | Path, output: str | Path, **options) -> 
         input, output, options: the fields of `RecordingFolderArguments`.
 
     Returns:
-        `output`. Column `iq` (A, window_length, 2) or `image` (C, H, W) is float32; see `processing.schema`.
+        `output`. Column `iq` (A, window_length, 2), `image` (C, H, W) or `csi` (A, subcarriers, packets) is float32; see
+        `processing.schema`.
 
     Raises:
         ValueError: whatever is wrong with metadata.csv, a recording, the splits or `output`; nothing is written then.
@@ -324,7 +358,7 @@ def build_recording_folder(input: str | Path, output: str | Path, **options) -> 
         items[split].append({name: cell for name, cell in row.items() if name != "files"})
     labels = sorted({row["label"] for row in rows}) if "label" in rows[0] else None
     axes = [axis for axis in ("x_m", "y_m", "z_m") if axis in rows[0]] or None
-    make_features = iq_features if rows[0]["kind"] == "iq" else image_features
+    make_features = {"iq": iq_features, "image": image_features, "csi": csi_features}[rows[0]["kind"]]
     features = make_features(*rows[0]["shape"], label_names=labels, position_axes=axes)
     path = write_dataset(Path(output), features, items, partial(_rows, folder), recipe, arguments.num_proc)
 

@@ -13,7 +13,9 @@ from datasets import load_dataset
 from scipy.io import wavfile
 
 from processing.recording_folder import assign_splits, build_recording_folder, window_starts
+from processing.wifi_csi import read_capture
 from tests.measured_sets import export_csi_har, export_esp32_motion, export_ism433
+from tests.processing.test_wifi_csi import RATE_HZ, esp32_file, random_csi, times
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 
@@ -75,6 +77,125 @@ def test_windows_have_exact_values_and_offsets(folder, tmp_path, capsys):
     starts = Counter((row["recording"], row["start"]) for row in rows)
     assert starts == Counter((f"sub/{i:02d}.cs16", start) for i in range(12) for start in (0, 20, 40, 60))
     assert capsys.readouterr().out.splitlines()[-1].split() == ["windows", "36", "4", "8", "48"]
+
+
+def make_stretches(folder, stretches, length=100):
+    """One recording `long.cs16`, and by row (label, start, stop, split); sample s is s j."""
+    rows = [dict(zip(("label", "start", "stop", "split"), row), file_name="long.cs16") for row in stretches]
+    for row in rows:
+        row["group"] = row["split"]  # by default the file, which may not be in two splits
+    return make_folder(folder, rows, length)
+
+
+STRETCHES = [("a", 0, 30, "train"), ("b", 30, 60, "train"), ("a", 60, 81, "test"), ("b", 90, 100, "test")]
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        # (label, first sample of the window); the third stretch holds two windows of ten and a sample more
+        ({}, {("a", 0), ("a", 10), ("a", 20), ("b", 30), ("b", 40), ("b", 50), ("a", 60), ("a", 70), ("b", 90)}),
+        # four samples around each, which are of the neighbours, too; at both ends moved inwards
+        ({"context": 4}, {("a", 0), ("a", 6), ("a", 16), ("b", 26), ("b", 36), ("b", 46), ("a", 56), ("a", 66), ("b", 82)}),
+        ({"hop": 20}, {("a", 0), ("a", 20), ("b", 30), ("b", 50), ("a", 60), ("b", 90)}),
+    ],
+)  # fmt: skip
+def test_rows_may_be_stretches_of_one_recording(tmp_path, options, expected):
+    folder = make_stretches(tmp_path / "in", STRETCHES)
+    build_recording_folder(folder, tmp_path / "out", window_length=10, validation_fraction=0, **options)
+    parts = load_dataset(str(tmp_path / "out"))
+    length = 10 + 2 * options.get("context", 0)
+    names, found = parts["train"].features["label"].names, set()
+    for split, part in parts.items():
+        for row in part:
+            found.add((names[row["label"]], row["start"]))
+            assert split == ("train" if row["start"] + options.get("context", 0) < 60 else "test")
+            samples = row["start"] + np.arange(length)
+            np.testing.assert_array_equal(np.array(row["iq"])[0, :, 1], (samples / 32768).astype(np.float32))
+    assert found == expected and sum(map(len, parts.values())) == len(expected)
+    edit_metadata(folder, group=lambda i: None)
+    with pytest.raises(ValueError, match="expected a group in one split, found group 'long.cs16' in test, train"):
+        build_recording_folder(folder, tmp_path / "again", window_length=10)
+
+
+@pytest.mark.parametrize(
+    ("stretches", "options", "message"),
+    [
+        ([("a", 10, 10, "train")], {}, "start and stop with start < stop"),
+        ([("a", 10, 5, "train")], {}, "start and stop with start < stop"),
+        ([("a", 10, 101, "train")], {}, "expected stop <= 100, the samples of long.cs16, found 101"),
+        ([("a", -1, 5, "train")], {}, "expected start to be a number in range"),
+        ([("a", 0.5, 5, "train")], {}, "expected start to be a number in range"),
+        ([("a", 0, None, "train"), ("b", 2, 9, "train")], {}, "expected stop in all rows"),
+        ([("a", 0, 9, "train"), ("b", 20, 29, "train")], {}, "2 of 2 stretches are shorter than 10"),
+        ([("a", 0, 30, "train")], {"context": 46}, "1 of 1 stretches are shorter"),
+        ([("a", 0, 30, "train")], {"context": -1}, "expected context >= 0, found -1"),
+    ],
+)
+def test_stretches_that_cannot_be_are_refused(tmp_path, stretches, options, message):
+    folder = make_stretches(tmp_path / "in", stretches)
+    with pytest.raises(ValueError, match=message):
+        build_recording_folder(folder, tmp_path / "out", window_length=10, **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_file_stands_in_one_row_unless_rows_are_stretches(tmp_path):
+    folder = make_folder(
+        tmp_path / "in", [{"label": "a", "file_name": "x.cs16"}, {"label": "b", "file_name": "x.cs16"}]
+    )
+    with pytest.raises(ValueError, match="every file once in .*, or columns start and stop, found again 'x.cs16'"):
+        build_recording_folder(folder, tmp_path / "out", window_length=10)
+    edit_metadata(folder, start=lambda i: 0)
+    with pytest.raises(ValueError, match="expected columns start and stop with start < stop"):
+        build_recording_folder(folder, tmp_path / "out", window_length=10)
+    with pytest.raises(ValueError, match="expected window_length beside hop and context"):
+        build_recording_folder(folder, tmp_path / "out", context=3)
+
+
+def test_captures_of_csi_become_rows_with_the_numbers_of_their_tool(tmp_path):
+    folder, tool = tmp_path / "in", {}
+    folder.mkdir()
+    for number in range(6):
+        name = f"{number}.csv"
+        (folder / name).write_bytes(esp32_file(random_csi(50, 64, 1, 1, 8, seed=number), times(50)))
+        tool[name] = read_capture(folder / name, "esp32").amplitude
+    rows = [
+        {"file_name": name, "label": "ab"[i % 2], "split": ["train", "test"][i > 3]} for i, name in enumerate(tool)
+    ]
+    write_metadata(folder, rows)
+    build_recording_folder(folder, tmp_path / "out", window_length=20, validation_fraction=0)
+    found = rows_of(tmp_path / "out")
+    assert len(found) == 6 * 2
+    for row in found:
+        np.testing.assert_array_equal(row["csi"], tool[row["recording"]][..., row["start"] : row["start"] + 20])
+        assert row["sampling_rate_hz"] == pytest.approx(RATE_HZ)
+    edit_metadata(folder, sampling_rate_hz=lambda i: 98.5)  # the clock of a chip is not the last word
+    build_recording_folder(folder, tmp_path / "again", window_length=20, validation_fraction=0)
+    assert {row["sampling_rate_hz"] for row in rows_of(tmp_path / "again")} == {98.5}
+
+
+def test_arrays_are_csi_where_the_folder_says_so_and_complex_ones_become_amplitude(tmp_path):
+    rng, values = np.random.default_rng(0), {}
+    (tmp_path / "in").mkdir()
+    for number in range(4):
+        values[f"{number}.npy"] = rng.standard_normal((2, 3, 30)) + 1j * rng.standard_normal((2, 3, 30))
+        np.save(tmp_path / "in" / f"{number}.npy", values[f"{number}.npy"])
+    rows = [
+        {"file_name": name, "label": "ab"[i % 2], "split": ["train", "test"][i > 1]} for i, name in enumerate(values)
+    ]
+    write_metadata(tmp_path / "in", rows)
+    build_recording_folder(tmp_path / "in", tmp_path / "out", window_length=30, kind="csi", validation_fraction=0)
+    for row in rows_of(tmp_path / "out"):
+        assert row["unit"] == "linear"
+        np.testing.assert_allclose(row["csi"], np.abs(values[row["recording"]]), rtol=1e-6)
+    for name in values:
+        np.save(tmp_path / "in" / name, np.abs(values[name]) - 3)
+    edit_metadata(tmp_path / "in", unit=lambda i: "db")
+    build_recording_folder(tmp_path / "in", tmp_path / "db", window_length=30, kind="csi", validation_fraction=0)
+    assert {row["unit"] for row in rows_of(tmp_path / "db")} == {"db"}
+    edit_metadata(tmp_path / "in", unit=lambda i: "dBm")
+    with pytest.raises(ValueError, match="expected unit linear or db in .*, found 'dBm'"):
+        build_recording_folder(tmp_path / "in", tmp_path / "no", window_length=30, kind="csi")
 
 
 @pytest.mark.parametrize(
@@ -160,7 +281,7 @@ def test_images_whole_or_cut_along_time(tmp_path, window_length):
     for row in rows:
         stop = row["start"] + (window_length or 10)
         np.testing.assert_array_equal(row["image"], array[..., row["start"] : stop] + int(row["recording"][0]))
-    with pytest.raises(ValueError, match="expected kind 'iq', found 'image' in .*0.npy"):
+    with pytest.raises(ValueError, match="expected IQ as complex .* in .*0.npy, found float32"):
         build_recording_folder(tmp_path / "in", tmp_path / "iq", window_length=4, kind="iq")
 
 
