@@ -24,12 +24,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
-from transformers.modeling_outputs import ImageClassifierOutput
 from transformers.utils import logging
 
 from .modeling_mmwfm import MMWFMForSequenceClassification
 from .regimes_mmwfm import PARTS
 from .shared_blocks_mmwfm import SharedBlocks, Task, mixed_lora, pad_tokens
+from .task_head_mmwfm import MMWFMClassifierOutput
 
 logger = logging.get_logger(__name__)
 
@@ -212,7 +212,7 @@ class MMWFMAdapters(nn.Module):
         model.load_state_dict({key: own[key] if key in own else shared[key] for key in model.state_dict()})
         return model.eval()
 
-    def forward(self, adapter_names: str | list[str] | None = None, **inputs) -> ImageClassifierOutput:
+    def forward(self, adapter_names: str | list[str] | None = None, **inputs) -> MMWFMClassifierOutput:
         """One batch of equal shapes for one adapter, or with an adapter for every row.
 
         Args:
@@ -221,7 +221,7 @@ class MMWFMAdapters(nn.Module):
 
         Returns:
             `logits` (B, num_labels); of several adapters as wide as the largest head: behind a smaller head follow
-            -inf (class scores) or NaN (metres).
+            -inf (class scores) or NaN (metres). `novelty` (B,), NaN of adapters that do not tell it; None if none does.
 
         Raises:
             ValueError: unknown names, or not one per row.
@@ -232,7 +232,7 @@ class MMWFMAdapters(nn.Module):
             )
         if adapter_names is None or isinstance(adapter_names, str):
             name = adapter_names or self.active
-            return ImageClassifierOutput(logits=self.forward_tasks({name: inputs})[name])
+            return self.run_tasks({name: inputs})[name]
         self.check(*adapter_names)
         batch_size = len(next(iter(inputs.values())))
         if len(adapter_names) != batch_size:
@@ -243,15 +243,18 @@ class MMWFMAdapters(nn.Module):
             name: torch.tensor([row for row, other in enumerate(adapter_names) if other == name])
             for name in dict.fromkeys(adapter_names)
         }
-        found = self.forward_tasks(
+        found = self.run_tasks(
             {name: {key: value[index] for key, value in inputs.items()} for name, index in rows.items()}
         )
-        width = max(part.shape[1] for part in found.values())
-        logits = next(iter(found.values())).new_empty(batch_size, width)
+        width = max(part.logits.shape[1] for part in found.values())
+        logits = next(iter(found.values())).logits.new_empty(batch_size, width)
+        novelty = logits.new_full((batch_size,), float("nan"), dtype=torch.float32)
         for name, part in found.items():
             fill = float("nan") if self.tasks[name].config.problem_type == "regression" else float("-inf")
-            logits[rows[name]] = nn.functional.pad(part, (0, width - part.shape[1]), value=fill)
-        return ImageClassifierOutput(logits=logits)
+            logits[rows[name]] = nn.functional.pad(part.logits, (0, width - part.logits.shape[1]), value=fill)
+            if part.novelty is not None:
+                novelty[rows[name]] = part.novelty
+        return MMWFMClassifierOutput(logits=logits, novelty=None if novelty.isnan().all() else novelty)
 
     def forward_tasks(self, batches: dict[str, dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
         """A batch of every task, of any shapes and input families, through the shared blocks at once.
@@ -265,6 +268,10 @@ class MMWFMAdapters(nn.Module):
         Raises:
             ValueError: no batch, unknown names, or inputs that the model refuses.
         """
+        return {name: output.logits for name, output in self.run_tasks(batches).items()}
+
+    def run_tasks(self, batches: dict[str, dict[str, torch.Tensor]]) -> dict[str, MMWFMClassifierOutput]:
+        """`forward_tasks` with all that the heads give."""
         self.check(*batches)
         if not batches:
             raise ValueError("expected a batch of at least one adapter, found none")

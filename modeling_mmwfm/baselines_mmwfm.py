@@ -1,5 +1,6 @@
 """What a pretrained encoder has to beat: linear models on hand-made features and nearest neighbours on log-spectra."""
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,8 @@ from tqdm.auto import tqdm
 from .data_collator_mmwfm import shifted_iq
 from .evaluation_mmwfm import RESULTS_FILE, report, score, write_predictions
 from .files_mmwfm import write_json
+from .image_processing_mmwfm import MMWFMImageProcessor
+from .processing_mmwfm import CSI_VIEW, MMWFMProcessor, common_unit
 from .targets_mmwfm import draw_rows, target_column
 
 SPECTRUM_BINS = 64
@@ -76,11 +79,22 @@ def image_features(images: np.ndarray) -> np.ndarray:
     return np.concatenate([thumbnail.numpy(), rows.numpy(), rhythm], axis=1)
 
 
+def csi_features(columns: dict) -> np.ndarray:
+    """Column `csi` -> (B, F): mean and spread over time of the Doppler that the model sees, before its normalisation."""
+    view = MMWFMImageProcessor(**{**CSI_VIEW, "normalization": "none"})
+    processor = MMWFMProcessor(csi_processor=view)
+    images = processor.prepare_csi(columns["csi"], unit=common_unit(columns))
+    std, mean = torch.std_mean(images, -1)
+    return torch.cat([mean, std], -1).flatten(1).numpy()
+
+
 def log_spectra(columns: dict) -> np.ndarray:
-    """What nearest neighbours compare: the mean log-spectrum of IQ; of an image the log-spectra of at most 16 groups of
+    """What nearest neighbours compare: the mean log-spectrum of IQ; of CSI its Doppler; of an image the log-spectra of at most 16 groups of
     its rows (Doppler of CSI over time, delays of CSI over subcarriers); (B, F)."""
     if "iq" in columns:
         return log_spectrogram(columns["iq"]).mean(1)
+    if "csi" in columns:
+        return csi_features(columns)
     images = torch.from_numpy(np.array(columns["image"], dtype=np.float32))
     groups = torch.nn.functional.adaptive_avg_pool2d(images, (min(16, images.shape[2]), images.shape[3]))
     power = torch.fft.rfft(groups, norm="ortho").abs().square()[..., :128]
@@ -92,6 +106,8 @@ def log_spectra(columns: dict) -> np.ndarray:
 
 
 def hand_features(columns: dict) -> np.ndarray:
+    if "csi" in columns:
+        return csi_features(columns)
     return iq_features(columns["iq"]) if "iq" in columns else image_features(columns["image"])
 
 
@@ -160,7 +176,8 @@ def choose_strength(
     """Of `INVERSE_STRENGTHS` the one with the best balanced accuracy or mean error on the validation split.
 
     Without a validation split, or with one that lacks a class of the training rows, it is chosen by cross-validation
-    over the training rows: five folds of whole recordings, scored together.
+    over the training rows: five folds of whole recordings, scored together. The first one then stays unless the best is
+    better by a standard error: of few rows the best is mostly chance.
 
     Args:
         features, targets, recordings: of the training rows, (N, F), (N,) classes or (N, axes) metres, (N,).
@@ -184,7 +201,12 @@ def choose_strength(
                     logits[held_out] = predict(features[held_out])
         numbers = score(logits, truth, regression)
         quality[inverse_strength] = -numbers["mean_error_m"] if regression else numbers["mean_class_accuracy"]
-    return max(quality, key=quality.get)
+    best = max(quality, key=quality.get)
+    if validation is None and not regression:
+        error = (quality[best] * (1 - quality[best]) / len(targets)) ** 0.5
+        if quality[INVERSE_STRENGTHS[0]] >= quality[best] - error:
+            return INVERSE_STRENGTHS[0]
+    return best
 
 
 def count_labels(rows: Dataset) -> int:
@@ -220,15 +242,22 @@ def fit_baseline(
     column, num_labels = target_column(splits["train"]), count_labels(splits["train"])
     targets = {split: np.asarray(rows[column][:]) for split, rows in splits.items()}
     rows = draw_rows(targets["train"], samples_per_class, seed)
+    began = time.perf_counter()
     predict = fit(name, features["train"][name][rows], targets["train"][rows], num_labels)
+    facts = {"trained_rows": len(rows), "seconds": time.perf_counter() - began}
+    logits = {split: predict(features[split][name]) for split in ("validation", "test") if split in splits}
+    return write_results(output_dir, logits, targets, facts)
+
+
+def write_results(output_dir: str | Path | None, logits: dict, targets: dict, facts: dict) -> dict:
+    """Score the logits of each split and write them as `finetune` does; without a folder nothing is written."""
+    results = dict(facts)
     if output_dir is not None:
         Path(output_dir).mkdir(parents=True, exist_ok=True)
-    results = {"trained_rows": len(rows)}
-    for split in [split for split in ("validation", "test") if split in splits]:
-        logits = predict(features[split][name])
-        results[split] = {**report(logits, targets[split], column == "position"), "rows": len(logits)}
+    for split, values in logits.items():
+        results[split] = {**report(values, targets[split], targets[split].ndim > 1), "rows": len(values)}
         if output_dir is not None:
-            write_predictions(Path(output_dir), split, logits, targets[split])
+            write_predictions(Path(output_dir), split, values, targets[split])
     if output_dir is not None:
         write_json(Path(output_dir) / RESULTS_FILE, results)
     return results

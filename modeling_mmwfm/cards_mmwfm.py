@@ -116,7 +116,7 @@ def write_task_card(folder: Path, results: dict, run: dict) -> Path:
     """
     dataset = Path(run.get("dataset", "data set")).name
     fresh = run.get("random_encoder") or run["regime"] == "scratch"
-    adapter = run["regime"] == "lora" and not run.get("random_encoder")  # whose adapter is merged
+    adapter = run["regime"] in ("lora", "probe") and not run.get("random_encoder")  # whose adapter is merged
     numbers = [
         (split, key, value)
         for split in ("validation", "test")

@@ -31,9 +31,11 @@ class IQFMConfig(PreTrainedConfig):
     antenna_mask_ratio: probability of each antenna to be silenced in a view; one always stays.
     label_min, label_max: for regression, the box of the coordinates in metres, one value per axis; the loss is taken
         on coordinates scaled to [-1, 1].
+    novelty_rank: see `MMWFMConfig`.
     """
 
     model_type = "iqfm"
+    keys_to_ignore_at_inference = ["novelty"]
 
     modalities: list[str] | tuple[str, ...] = ("iq",)
     num_antennas: int = 4
@@ -50,6 +52,7 @@ class IQFMConfig(PreTrainedConfig):
 
     label_min: list[float | int] | None = None
     label_max: list[float | int] | None = None
+    novelty_rank: int = 0
 
     def __post_init__(self, **kwargs):
         check_field_names(type(self), kwargs)

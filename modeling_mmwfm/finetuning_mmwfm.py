@@ -1,8 +1,10 @@
 """Adapting a pretrained encoder to a task: which parameters train, how, and loading the result."""
 
+import copy
 import json
 import math
 import shutil
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,13 +23,14 @@ from transformers import (
 )
 
 from .cards_mmwfm import write_task_card
-from .data_collator_mmwfm import MMWFMDataCollator, RowsWithDraws, check_iq_views
+from .data_collator_mmwfm import FAMILIES, INPUT_COLUMNS, MMWFMDataCollator, RowsWithDraws, kind_of
 from .evaluation_mmwfm import RESULTS_FILE, evaluate_task, score
 from .files_mmwfm import write_json
+from .fitted_heads_mmwfm import columns_of, features_of, fit_head, learn_novelty, set_head
 from .frozen_features_mmwfm import Head, as_features, trains_head_alone
 from .precision_mmwfm import PRECISION, check_precision, settle_precision, use_cpu
-from .processing_mmwfm import MMWFMProcessor
-from .regimes_mmwfm import PARTS, REGIMES, apply_regime, decayed_groups
+from .processing_mmwfm import MMWFMProcessor, check_iq_views
+from .regimes_mmwfm import PARTS, REGIMES, apply_regime, decayed_groups, head_as_adapter
 from .run_folder_mmwfm import RUN_FILE
 from .targets_mmwfm import draw_labels, target_settings
 
@@ -57,9 +60,11 @@ class FinetuningArguments:
             "help": "random carrier shift, share of the sampling rate; another in each epoch where more trains than the head"
         },
     )
-    iq_views: list[str] = field(
-        default_factory=lambda: ["iq"],
-        metadata={"help": "what is made of IQ: iq, spectrogram or both, which are then one joint input"},
+    iq_views: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "what is made of IQ: iq, spectrogram or both, which are then one joint input; default: the processor's"
+        },
     )
     mixed_precision: str = field(default="auto", metadata=PRECISION)
     random_encoder: bool = field(
@@ -67,6 +72,20 @@ class FinetuningArguments:
         metadata={
             "help": "fresh weights of the checkpoint's configuration, adapted by the same regime: the control that every "
             "pretrained encoder has to beat"
+        },
+    )
+    fit_head_first: bool = field(
+        default=False,
+        metadata={
+            "help": "begin with a head that is fitted to the frozen features; where few steps train a new one badly"
+        },
+    )
+    selection: str = field(
+        default="validation",
+        metadata={
+            "choices": ["validation", "last"],
+            "help": "which weights stay: of the epoch that is best on the validation split, or of the last one, which "
+            "needs no labels beside the budget",
         },
     )
     samples_per_class: int | None = field(
@@ -82,7 +101,8 @@ class FinetuningArguments:
     seed: int = 0
 
     def __post_init__(self):
-        check_iq_views(self.iq_views)
+        if self.iq_views is not None:
+            check_iq_views(self.iq_views)
         check_precision(self.mixed_precision)
 
 
@@ -134,17 +154,19 @@ def task_config(
             of IQ other than itself for rows that have images already.
     """
     column, settings = target_settings(train)
-    families = [family for family in ("iq", "image") if family in train.column_names]
+    families = [FAMILIES[column] for column in INPUT_COLUMNS if column in train.column_names]
     if "iq" in families and list(iq_views) != ["iq"]:
         if "image" in families:
-            raise ValueError(f"`iq_views`: expected ['iq'] for rows that have images, too, found {list(iq_views)}")
+            raise ValueError(
+                f"`iq_views`: expected ['iq'] for rows that have images or CSI, too, found {list(iq_views)}"
+            )
         families = ["iq", "image"] if "iq" in iq_views else ["image"]
     config = AutoConfig.from_pretrained(base, **settings)
     if config.model_type not in PARTS:
         raise ValueError(f"{base}: expected a model of type {' or '.join(PARTS)}, found {config.model_type}")
     if absent := set(families) - set(config.modalities):
         raise ValueError(f"{base}: expected input of the modalities {list(config.modalities)}, found {sorted(absent)}")
-    channels = len(train[0]["image"]) if "image" in train.column_names else 1  # a spectrogram has one
+    channels = len(train[0]["image"]) if "image" in train.column_names else 1  # a spectrogram has one, CSI is merged
     if "image" in families and channels != config.num_channels:
         config.input_channels = channels
     if pooling:
@@ -177,6 +199,7 @@ def make_trainer(model, trained, rows: dict, collator, arguments: FinetuningArgu
     groups = decayed_groups(model, learning_rate, layer_decay, arguments.weight_decay)
     steps = max(arguments.num_train_epochs * math.ceil(len(rows["train"]) / arguments.batch_size), arguments.min_steps)
     eval_steps = math.ceil(steps / arguments.num_train_epochs)
+    selects = arguments.selection == "validation"
     settings = TrainingArguments(
         output_dir=str(Path(arguments.output_dir) / "checkpoints"),
         max_steps=steps,
@@ -187,14 +210,14 @@ def make_trainer(model, trained, rows: dict, collator, arguments: FinetuningArgu
         lr_scheduler_type="cosine_with_min_lr",
         lr_scheduler_kwargs={"min_lr": arguments.min_learning_rate},
         label_smoothing_factor=0.0 if regression else arguments.label_smoothing,
-        eval_strategy="steps",
-        save_strategy="no" if arguments.results_only else "steps",
+        eval_strategy="steps" if selects else "no",
+        save_strategy="steps" if selects and not arguments.results_only else "no",
         logging_strategy="steps",
         eval_steps=eval_steps,
         save_steps=eval_steps,
         logging_steps=eval_steps,
         save_total_limit=1,
-        load_best_model_at_end=not arguments.results_only,
+        load_best_model_at_end=selects and not arguments.results_only,
         metric_for_best_model="mean_error_m" if regression else "mean_class_accuracy",
         greater_is_better=not regression,
         label_names=["labels"],
@@ -216,6 +239,25 @@ def make_trainer(model, trained, rows: dict, collator, arguments: FinetuningArgu
         compute_metrics=lambda prediction: score(prediction.predictions, prediction.label_ids, regression),
         optimizers=(torch.optim.AdamW(groups, betas=(0.9, 0.999), fused=True), None),
     )
+
+
+def train_model(model, trained, rows: dict, collator, arguments: FinetuningArguments):
+    """Train by gradient, keep the epoch that is best on the validation split, and write the log."""
+    output_dir = Path(arguments.output_dir)
+    trainer = make_trainer(model, trained, rows, collator, arguments)
+    # Autocast casts the input of each adapter by itself, and what peft had cast before it once more.
+    with disable_input_dtype_casting(model, active=arguments.mixed_precision != "no"):
+        if arguments.selection == "last":
+            trainer.train()
+        elif arguments.results_only:
+            best = KeepBest()
+            trainer.add_callback(best)
+            trainer.train()
+            best.restore(trained)
+        else:
+            has_checkpoint = any((output_dir / "checkpoints").glob("checkpoint-*"))
+            trainer.train(resume_from_checkpoint=has_checkpoint or None)
+    write_json(output_dir / "training_log.json", trainer.state.log_history)
 
 
 def finetune(
@@ -251,12 +293,14 @@ def finetune(
         if split not in splits:
             raise ValueError(f"expected splits train and validation, found {sorted(splits)}")
     train = draw_labels(splits["train"], arguments.samples_per_class, arguments.seed)
-    column, families, config = task_config(base, train, arguments.pooling, arguments.iq_views)
+    processor = copy.deepcopy(processor)  # the caller's stays as it is
+    processor.iq_views, processor.kind = arguments.iq_views or processor.iq_views, kind_of(train.column_names)
+    column, families, config = task_config(base, train, arguments.pooling, processor.iq_views)
     model = make_model(base, config, families, arguments)
 
     output_dir.mkdir(parents=True, exist_ok=True)
     write_json(output_dir / RUN_FILE, run)
-    collator = MMWFMDataCollator(processor, arguments.carrier_shift, column, arguments.iq_views)
+    collator = MMWFMDataCollator(processor, arguments.carrier_shift, column)
     rows = {"train": train, **{split: splits[split] for split in ("validation", "test") if split in splits}}
     trained = model
     if trains_head_alone(model):  # on the same inputs in every epoch: carrier shifts follow from the row
@@ -264,19 +308,15 @@ def finetune(
         trained = Head(model)
     elif arguments.carrier_shift and "iq" in train.column_names:
         rows["train"] = RowsWithDraws(train, arguments.seed)
-    trainer = make_trainer(model, trained, rows, collator, arguments)
-    # Autocast casts the input of each adapter by itself, and what peft had cast before it once more.
-    with disable_input_dtype_casting(model, active=arguments.mixed_precision != "no"):
-        if arguments.results_only:
-            best = KeepBest()
-            trainer.add_callback(best)
-            trainer.train()
-            best.restore(trained)
-        else:
-            has_checkpoint = any((output_dir / "checkpoints").glob("checkpoint-*"))
-            trainer.train(resume_from_checkpoint=has_checkpoint or None)
-    write_json(output_dir / "training_log.json", trainer.state.log_history)
-
+    began = time.perf_counter()
+    if arguments.regime == "probe" or (arguments.fit_head_first and arguments.regime != "scratch"):
+        features = (
+            rows if trained is not model else features_of(model, {"train": train}, collator, arguments.batch_size)
+        )
+        set_head(model, fit_head(*columns_of(features["train"], train), config.num_labels))
+    if arguments.regime != "probe":
+        train_model(model, trained, rows, collator, arguments)
+    seconds = time.perf_counter() - began
     results = {
         split: evaluate_task(
             trained, rows[split], collator, output_dir, split, arguments.batch_size, not arguments.results_only
@@ -285,8 +325,11 @@ def finetune(
         if split in rows
     }
     results["trained_parameters"] = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    results["trained_rows"] = len(train)
+    results["trained_rows"], results["seconds"] = len(train), seconds
     if not arguments.results_only:
+        learn_novelty(model, rows, train, collator, arguments.batch_size, arguments.regime == "probe")
+        if arguments.regime == "probe":
+            model = head_as_adapter(model)
         save_adapted(model, base, arguments.random_encoder, output_dir)
         processor.save_pretrained(output_dir)
         write_task_card(output_dir, results, run)

@@ -7,10 +7,10 @@ from datasets import Dataset
 from torch import nn
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
-from transformers.modeling_outputs import BaseModelOutputWithPooling, ImageClassifierOutput
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from .data_collator_mmwfm import MMWFMDataCollator
-from .task_head_mmwfm import classify
+from .task_head_mmwfm import MMWFMClassifierOutput, classify
 
 
 @torch.no_grad()
@@ -48,7 +48,7 @@ class Head(nn.Module):
         super().__init__()
         self.classifier, self.config = model.classifier, model.config
 
-    def forward(self, features: torch.Tensor, labels: torch.Tensor | None = None) -> ImageClassifierOutput:
+    def forward(self, features: torch.Tensor, labels: torch.Tensor | None = None) -> MMWFMClassifierOutput:
         """(B, F) and labels -> what the whole model gives for the inputs behind them."""
         outputs = BaseModelOutputWithPooling(pooler_output=features.to(self.classifier.weight.dtype))
         return classify(self.classifier, outputs, labels, self.config)

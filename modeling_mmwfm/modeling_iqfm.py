@@ -10,14 +10,14 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
-from transformers.modeling_outputs import BaseModelOutputWithPooling, ImageClassifierOutput
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
 
 from .adapter_opening_mmwfm import OpensAdapters
 from .checks_mmwfm import check_iq
 from .configuration_iqfm import IQFMConfig
-from .task_head_mmwfm import classify, make_classifier
+from .task_head_mmwfm import MMWFMClassifierOutput, MMWFMHead, classify, make_classifier
 
 
 @dataclass
@@ -115,6 +115,9 @@ class IQFMPreTrainedModel(OpensAdapters, PreTrainedModel):
             init.kaiming_normal_(module.weight)
         else:
             super()._init_weights(module)
+        if isinstance(module, MMWFMHead):
+            for buffer in module.buffers():  # of a base that knows no training rows
+                init.zeros_(buffer)
 
 
 class IQFMModel(IQFMPreTrainedModel):
@@ -289,7 +292,7 @@ class IQFMForSequenceClassification(IQFMPreTrainedModel):
         iq_attention_mask: torch.Tensor | None = None,
         pixel_values: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
-    ) -> ImageClassifierOutput:
+    ) -> MMWFMClassifierOutput:
         r"""
         Args:
             iq_values, iq_attention_mask, pixel_values: as for `IQFMModel`.
@@ -297,7 +300,7 @@ class IQFMForSequenceClassification(IQFMPreTrainedModel):
                 `(batch_size, num_labels)` in metres.
 
         Returns:
-            `loss` and `logits`, see `classify`.
+            `loss`, `logits` and `novelty`, see `classify`.
         """
         outputs = self.iqfm(iq_values, iq_attention_mask, pixel_values, return_dict=True)
         return classify(self.classifier, outputs, labels, self.config)

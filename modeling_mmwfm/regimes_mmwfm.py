@@ -4,9 +4,10 @@ import re
 from dataclasses import dataclass
 
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.utils.constants import DUMMY_TARGET_MODULES
 from transformers import PreTrainedModel
 
-REGIMES = "lp, ft<k>, lora, strict, head, full or scratch"
+REGIMES = "probe, lp, ft<k>, lora, strict, head, full or scratch"
 
 
 @dataclass(frozen=True)
@@ -75,13 +76,13 @@ def apply_regime(
         model: with a head named `classifier`, of a kind in `PARTS`.
         regime: "lp" (head and input modules: projections with their affine, antenna vectors), "ft<k>" (and the last k
             blocks), "lora" (and rank-stabilised adapters in every block), "strict" (head and CLS), "head" (it
-            alone), "full" and "scratch" (everything but the parts of other input families).
+            alone), "probe" (it alone, fitted instead of trained), "full" and "scratch" (everything but the parts of other input families).
         families: input families of the task, "iq", "image" or both.
 
     Raises:
         ValueError: unknown regime, or more blocks than there are.
     """
-    if not re.fullmatch(r"lp|ft\d+|lora|strict|head|full|scratch", regime):
+    if not re.fullmatch(r"lp|ft\d+|lora|strict|head|probe|full|scratch", regime):
         raise ValueError(f"`regime`: expected {REGIMES}, found {regime!r}")
     parts, encoder = PARTS[model.config.model_type], model.base_model
     blocks = encoder.get_submodule(parts.blocks)
@@ -104,12 +105,18 @@ def apply_regime(
     trainable = [model.classifier]
     if regime == "strict":
         trainable += [encoder.get_parameter(name) for name in parts.probe]
-    elif regime != "head":
+    elif regime not in ("head", "probe"):
         trainable += [model.get_submodule(name) for name in inputs]
         trainable += blocks[len(blocks) - num_blocks :]
     for part in trainable:
         part.requires_grad_(True)
     return model
+
+
+def head_as_adapter(model: PreTrainedModel) -> PeftModel:
+    """A model whose head alone is its own -> an adapter that holds the head alone."""
+    config = LoraConfig(r=1, target_modules=DUMMY_TARGET_MODULES, modules_to_save=["classifier"])
+    return get_peft_model(model, config)
 
 
 def decayed_groups(

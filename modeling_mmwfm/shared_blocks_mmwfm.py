@@ -11,7 +11,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from .modeling_mmwfm import MMWFMForSequenceClassification, run_layers
-from .task_head_mmwfm import classify
+from .task_head_mmwfm import MMWFMClassifierOutput, classify
 from .tokens_mmwfm import pool_tokens
 
 
@@ -53,15 +53,15 @@ class Task(nn.Module):
         embeddings = {family: encoder.embeddings_of(family)(part) for family, part in tokens.items()}
         return encoder.encode(embeddings, {family: part.is_real for family, part in tokens.items()})
 
-    def predict(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
-        """Encoder output (B, N, D) -> class scores, or metres (B, num_labels)."""
+    def predict(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None) -> MMWFMClassifierOutput:
+        """Encoder output (B, N, D) -> class scores, or metres (B, num_labels), and novelty."""
         if self.config.pooling == "cls":
             pooled = hidden_states[:, 0]
         else:
             is_real = None if attention_mask is None else attention_mask[:, 1:]
             pooled = pool_tokens(hidden_states[:, 1:], is_real, with_std=self.config.pooling == "mean_std")
         outputs = BaseModelOutputWithPooling(pooler_output=pooled)
-        return classify(self.model.classifier, outputs, None, self.config).logits
+        return classify(self.model.classifier, outputs, None, self.config)
 
 
 @contextmanager

@@ -16,6 +16,19 @@ def target_column(rows: Dataset) -> str:
     raise ValueError(f"expected a column `label` or `position`, found {rows.column_names}")
 
 
+def position_settings(positions: np.ndarray) -> dict:
+    """Configuration of the head of (N, axes) metres: their box."""
+    low, high = positions.min(0), positions.max(0)
+    # An axis on which nothing moves (a constant height, a budget of one row) is given a box of 1 m.
+    margin_m = np.where(low < high, 0.0, 0.5)
+    return {
+        "problem_type": "regression",
+        "num_labels": positions.shape[1],
+        "label_min": (low - margin_m).tolist(),
+        "label_max": (high + margin_m).tolist(),
+    }
+
+
 def target_settings(rows: Dataset) -> tuple[str, dict]:
     """Target column of a task's training rows and the configuration of its head.
 
@@ -24,16 +37,7 @@ def target_settings(rows: Dataset) -> tuple[str, dict]:
     """
     column = target_column(rows)
     if column == "position":
-        positions = np.asarray(rows["position"][:], dtype=np.float64)
-        low, high = positions.min(0), positions.max(0)
-        # An axis on which nothing moves (a constant height, a budget of one row) is given a box of 1 m.
-        margin_m = np.where(low < high, 0.0, 0.5)
-        return column, {
-            "problem_type": "regression",
-            "num_labels": positions.shape[1],
-            "label_min": (low - margin_m).tolist(),
-            "label_max": (high + margin_m).tolist(),
-        }
+        return column, position_settings(np.asarray(rows["position"][:], dtype=np.float64))
     names = rows.features["label"].names
     found = np.unique(np.asarray(rows["label"][:]))
     if len(found) < 2:

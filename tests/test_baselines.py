@@ -89,7 +89,8 @@ def test_a_baseline_under_a_label_budget_writes_what_fine_tuning_writes(name, tm
     assert np.mean(predictions["logits"].argmax(1) == labels[40:]) == results["test"]["accuracy"]
     # the rows are those that fine-tuning would draw
     few = {**splits, "train": draw_labels(splits["train"], 2, 3)}
-    assert fit_baseline(name, few, measure_splits(few)) == results
+    again = fit_baseline(name, few, measure_splits(few))
+    assert again | {"seconds": 0} == results | {"seconds": 0}
 
 
 def test_a_class_without_training_rows_is_never_predicted(tmp_path):

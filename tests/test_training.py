@@ -120,7 +120,7 @@ def test_every_epoch_moves_the_carriers_anew_and_evaluations_never(pretrained, t
     monkeypatch.setattr(data_collator_mmwfm, "shift_frequency", noting)
     runs = []
     for folder in (tmp_path / "one", tmp_path / "two"):
-        arguments = finetuning_arguments(folder, "lp", num_train_epochs=3, carrier_shift=0.2)
+        arguments = finetuning_arguments(folder, "lp", num_train_epochs=3, carrier_shift=0.2, results_only=True)
         finetune(str(pretrained), MMWFMProcessor.from_pretrained(pretrained), tone_splits(), arguments)
         runs.append(list(drawn))
         drawn.clear()
@@ -232,7 +232,8 @@ def test_results_only_leaves_predictions_and_numbers_of_the_best_epoch(pretraine
     changes = dict(num_train_epochs=6, base_learning_rate=0.5, seed=1)
     kept = finetune(str(pretrained), processor, splits, finetuning_arguments(tmp_path / "all", regime, **changes))
     arguments = finetuning_arguments(tmp_path / "run", regime, **changes, results_only=True)
-    assert finetune(str(pretrained), processor, splits, arguments) == kept
+    again = finetune(str(pretrained), processor, splits, arguments)
+    assert again | {"seconds": 0} == kept | {"seconds": 0}
     results, log, files = read_run(tmp_path / "run")
     assert files == {
         *("run.json", "training_log.json", "test_results.json", "validation_metrics.json", "test_metrics.json"),
@@ -355,7 +356,8 @@ def test_the_best_statistics_of_batch_norms_are_kept_with_the_best_weights(iqfm,
     changes = dict(num_train_epochs=6, base_learning_rate=1.0, seed=2)
     kept = finetune(str(iqfm), processor, splits, finetuning_arguments(tmp_path / "all", "full", **changes))
     arguments = finetuning_arguments(tmp_path / "run", "full", **changes, results_only=True)
-    assert finetune(str(iqfm), processor, splits, arguments) == kept
+    again = finetune(str(iqfm), processor, splits, arguments)
+    assert again | {"seconds": 0} == kept | {"seconds": 0}
     predictions = [np.load(tmp_path / name / "validation_predictions.npz")["logits"] for name in ("all", "run")]
     assert np.array_equal(*predictions)
 
