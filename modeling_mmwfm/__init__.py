@@ -23,7 +23,20 @@ from .processing_mmwfm import MMWFMProcessor
 
 __version__ = "0.1.0"
 
+ESTIMATORS = ("MMWFMClassifier", "MMWFMEmbedder", "MMWFMRegressor")
+
+
+def __getattr__(name: str):
+    """The estimators bring scikit-learn and peft with them, of the extra `train`: only where they are asked for."""
+    if name in ESTIMATORS:
+        from . import estimators_mmwfm
+
+        return getattr(estimators_mmwfm, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 __all__ = [
+    *ESTIMATORS,
     "IQFMConfig",
     "IQFMForPreTraining",
     "IQFMForSequenceClassification",
