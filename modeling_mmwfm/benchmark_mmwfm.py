@@ -20,18 +20,23 @@ from transformers import AutoConfig
 from transformers.utils import logging
 
 from .baselines_mmwfm import fit_baseline, measure_splits
-from .data_collator_mmwfm import MMWFMDataCollator, load_splits
+from .cells_mmwfm import (
+    HAND_FEATURES,
+    LINEAR,
+    PREDICTIONS_FILE,
+    RANDOM_ENCODER,
+    Cell,
+    Task,
+    cell_folder,
+    prepare_inputs,
+    run_cell,
+    run_probes,
+)
+from .data_collator_mmwfm import FAMILIES, INPUT_COLUMNS, load_splits
 from .evaluation_mmwfm import RESULTS_FILE
-from .finetuning_mmwfm import FinetuningArguments, finetune
-from .image_processing_mmwfm import MMWFMImageProcessor
-from .inputs_mmwfm import InputArguments, adapt_processor
 from .metrics_mmwfm import interference_report
 from .precision_mmwfm import PRECISION
-from .processing_mmwfm import MMWFMProcessor
 
-RANDOM_ENCODER, HAND_FEATURES = "random encoder", "hand features"
-LINEAR = "linear on hand features"
-PREDICTIONS_FILE = "test_predictions.npz"
 MIN_POSITIONS = 10  # of a label budget: a box of coordinates needs some
 
 
@@ -51,7 +56,7 @@ class BenchmarkArguments:
     )
     pretraining: str | None = field(default=None, metadata={"help": "recipe by which presets are pretrained"})
     pretraining_samples: int = field(default=3200, metadata={"help": "simulated rows of each family to pretrain on"})
-    regimes: list[str] = field(default_factory=lambda: ["lp", "ft2", "lora"])
+    regimes: list[str] = field(default_factory=lambda: ["probe", "lp", "ft2", "lora"])
     scratch: bool = field(default=True, metadata={"help": "also train the first model's encoder from scratch"})
     label_budgets: list[str] = field(
         default_factory=lambda: ["1", "5", "10", "50", "500", "all"], metadata={"help": "training rows per class"}
@@ -74,40 +79,6 @@ class BenchmarkArguments:
             "help": "of the input of every model, best as in pretraining",
         },
     )
-
-
-@dataclass(frozen=True)
-class Task:
-    """A labelled data set and how models are adapted to it.
-
-    Args:
-        families: input families, "iq", "image".
-        rows_of_class: training rows of the largest class; of a regression, all.
-        settings: fields of `FinetuningArguments`.
-    """
-
-    name: str
-    dataset: str
-    families: tuple[str, ...]
-    regression: bool
-    rows_of_class: int
-    settings: dict
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One number with its predictions: a model adapted to a task by a regime with so many labels and a seed."""
-
-    task: str
-    model: str
-    regime: str
-    samples_per_class: int | None
-    seed: int
-
-    @property
-    def name(self) -> str:
-        budget = "all" if self.samples_per_class is None else self.samples_per_class
-        return f"{self.task}/{self.model}-{self.regime}-{budget}-{self.seed}".replace(" ", "_")
 
 
 def named(entries: list[str], what: str) -> dict[str, str]:
@@ -139,7 +110,7 @@ def describe_task(name: str, dataset: str, settings: dict) -> Task:
             f"{dataset}: expected splits train, validation and test, found no {', '.join(sorted(missing))}"
         )
     train = splits["train"]
-    families = tuple(family for family in ("iq", "image") if family in train.column_names)
+    families = tuple(dict.fromkeys(FAMILIES[column] for column in INPUT_COLUMNS if column in train.column_names))
     regression = "position" in train.column_names
     if not regression and "label" not in train.column_names:
         raise ValueError(f"{dataset}: expected a column `label` or `position`, found {train.column_names}")
@@ -182,75 +153,14 @@ def families_of(model: str) -> tuple[str, ...]:
     return tuple(AutoConfig.from_pretrained(model).modalities)
 
 
-def prepare_inputs(task: Task, model: str, folder: Path) -> Path:
-    """The model's processor, fitted once to the task's training split, in a folder."""
-    if not (folder / "processor_config.json").is_file():
-        options = {name: task.settings.get(name) for name in InputArguments.__dataclass_fields__}
-        processor = MMWFMProcessor.from_pretrained(model)
-        adapt_processor(processor, InputArguments(**options), load_splits(task.dataset)["train"])
-        processor.save_pretrained(folder)
-    return folder
-
-
-def take_views(
-    splits: dict[str, datasets.Dataset], processor: MMWFMProcessor
-) -> tuple[dict[str, datasets.Dataset], MMWFMProcessor]:
-    """Images in the processor's view and size once for all epochs, and the processor of what is left, normalisation.
-
-    The model's input stays the same.
-    """
-    images, features = processor.image_processor, splits["train"].features
-    if "image" not in features or images.size is None:
-        return splits, processor
-    channels, *shape = features["image"].shape
-    size = images.size["height"], images.size["width"]
-    if tuple(shape) == size and not images.takes_csi:
-        return splits, processor
-    features = features.copy()
-    features["image"] = type(features["image"])(shape=(channels, *size), dtype="float32")
-    settings = {"batched": True, "batch_size": 32, "features": features, "desc": "views"}
-    # `datasets` keeps the result by its fingerprint, so that all cells of a task share it.
-    seen = {
-        split: rows.map(_view, fn_kwargs={"images": images.to_dict()}, **settings).with_format("numpy")
-        for split, rows in splits.items()
-    }
-    statistics = {name: getattr(images, name) for name in ("image_min", "image_max", "image_mean", "image_std")}
-    rest = MMWFMImageProcessor(size=images.size, normalization=images.normalization, **statistics)
-    return seen, MMWFMProcessor(processor.feature_extractor, rest)
-
-
-def _view(columns: dict, images: dict) -> dict:
-    processor = MMWFMProcessor(image_processor=MMWFMImageProcessor.from_dict({**images, "normalization": "none"}))
-    return {"image": MMWFMDataCollator(processor)(columns)["pixel_values"].numpy()}
-
-
-def run_cell(cell: Cell, task: Task, model: str, processor: Path, folder: Path) -> None:
-    """Adapt a model and score it; `finetune` leaves alone what is finished."""
-    processor = MMWFMProcessor.from_pretrained(processor)
-    splits, processor = take_views(load_splits(task.dataset), processor)
-    fields = set(FinetuningArguments.__dataclass_fields__)
-    if not hasattr(AutoConfig.from_pretrained(model), "pooling"):
-        fields.discard("pooling")  # of the task's recipe; IQFM has one of its own
-    arguments = FinetuningArguments(
-        **{name: value for name, value in task.settings.items() if name in fields},
-        output_dir=str(folder),
-        regime=cell.regime,
-        random_encoder=cell.model == RANDOM_ENCODER,
-        samples_per_class=cell.samples_per_class,
-        results_only=True,
-        seed=cell.seed,
-    )
-    finetune(model, processor, splits, arguments, provenance={"dataset": task.dataset})
-
-
-def run_quietly(num_threads: int, *job) -> None:
-    """`run_cell` in a process of its own, which leaves the terminal to the progress bar of the grid."""
+def run_quietly(num_threads: int, function, *job) -> None:
+    """A function in a process of its own, which leaves the terminal to the progress bar of the grid."""
     torch.set_num_threads(num_threads)
     datasets.disable_progress_bars()
     logging.disable_progress_bar()
     logging.set_verbosity_error()
     with open(os.devnull, "w") as nothing, contextlib.redirect_stdout(nothing), contextlib.redirect_stderr(nothing):
-        run_cell(*job)
+        function(*job)
 
 
 def end_with_parent() -> None:
@@ -277,31 +187,36 @@ def run_cells(cells: list[Cell], tasks: dict[str, Task], models: dict[str, str],
         for cell in group:
             fit_baseline(LINEAR, splits, features, cell.samples_per_class, cell.seed, cell_folder(output_dir, cell))
             bar.update()
-    first, jobs = next(iter(models)), []
+    first, jobs, probes = next(iter(models)), [], {}
     for cell in waiting:
         if cell.model != HAND_FEATURES:
             name = first if cell.model == RANDOM_ENCODER else cell.model
             task = tasks[cell.task]
             processor = prepare_inputs(task, models[name], output_dir / "processors" / f"{task.name}-{name}")
-            jobs.append((cell, task, models[name], processor, cell_folder(output_dir, cell)))
+            if cell.regime == "probe":  # of one encoder together
+                weights = cell.seed if cell.model == RANDOM_ENCODER else None
+                probes.setdefault((cell.task, cell.model, weights), []).append(cell)
+            else:
+                job = run_cell, cell, task, models[name], processor, cell_folder(output_dir, cell)
+                jobs.append(([cell], job))
+    for (task, model, _), group in probes.items():
+        name = first if model == RANDOM_ENCODER else model
+        processor = output_dir / "processors" / f"{task}-{name}"
+        jobs.insert(0, (group, (run_probes, group, tasks[task], models[name], processor, output_dir)))
     num_threads = max(1, (os.cpu_count() or 1) // num_proc)
     # Spawned, not forked: a process made by fork cannot use the OpenMP threads or the GPU of its parent.
     pool = ProcessPoolExecutor(num_proc, multiprocessing.get_context("spawn"), initializer=end_with_parent)
     try:
-        running = {pool.submit(run_quietly, num_threads, *job): job[0] for job in jobs}
+        running = {pool.submit(run_quietly, num_threads, *job): group for group, job in jobs}
         for future in as_completed(running):
             try:
                 future.result()
             except (ValueError, OSError) as error:
-                raise ValueError(f"cell {running[future].name}: {error}") from error
-            bar.update()
+                raise ValueError(f"cell {running[future][0].name}: {error}") from error
+            bar.update(len(running[future]))
     finally:
         pool.shutdown(cancel_futures=True)
     bar.close()
-
-
-def cell_folder(output_dir: Path, cell: Cell) -> Path:
-    return output_dir / "cells" / cell.name
 
 
 def collect(cells: list[Cell], tasks: dict[str, Task], output_dir: Path) -> pd.DataFrame:

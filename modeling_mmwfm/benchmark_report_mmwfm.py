@@ -10,17 +10,8 @@ from sklearn.metrics import confusion_matrix
 from transformers import AutoModel
 
 from .benchmark_figures_mmwfm import embed_rows, plot_embeddings, plot_error_distributions, plot_label_efficiency
-from .benchmark_mmwfm import (
-    HAND_FEATURES,
-    PREDICTIONS_FILE,
-    RANDOM_ENCODER,
-    BenchmarkArguments,
-    Cell,
-    Task,
-    cell_folder,
-    column_of,
-    read_budgets,
-)
+from .benchmark_mmwfm import BenchmarkArguments, column_of, read_budgets
+from .cells_mmwfm import HAND_FEATURES, PREDICTIONS_FILE, RANDOM_ENCODER, Cell, Task, cell_folder
 from .data_collator_mmwfm import MMWFMDataCollator, load_splits
 from .figures_mmwfm import plot_confusion
 from .processing_mmwfm import MMWFMProcessor
@@ -46,7 +37,14 @@ td.best { font-weight: 600 } tr.published td { color: #777; font-style: italic }
 </body></html>
 """)
 
-REGIME_NAMES = {"lp": "LP", "ft2": "FT2", "lora": "LoRA", "scratch": "from scratch", "strict": "strict probe"}
+REGIME_NAMES = {
+    "probe": "fitted head",
+    "lp": "LP",
+    "ft2": "FT2",
+    "lora": "LoRA",
+    "scratch": "from scratch",
+    "strict": "strict probe",
+}
 OWN_NOTE = (
     "Mean ± standard deviation over seeds, test split; accuracy in percent (mean over classes), positions: mean error in "
     "metres, less is better. Bold: best of its column. "

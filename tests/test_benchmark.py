@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,19 +15,30 @@ import psutil
 import pytest
 import torch
 
-from modeling_mmwfm import MMWFMConfig, MMWFMForPreTraining, precision_mmwfm
+from modeling_mmwfm import (
+    IQFMConfig,
+    IQFMForPreTraining,
+    MMWFMConfig,
+    MMWFMForPreTraining,
+    MMWFMProcessor,
+    benchmark_mmwfm,
+    cells_mmwfm,
+    precision_mmwfm,
+)
 from modeling_mmwfm.benchmark_mmwfm import (
-    HAND_FEATURES,
-    RANDOM_ENCODER,
     BenchmarkArguments,
-    Task,
+    collect,
+    describe_task,
     named,
     plan_cells,
     read_budgets,
+    run_cells,
     summarize,
-    take_views,
 )
 from modeling_mmwfm.benchmark_report_mmwfm import at_budget, control_table, make_table, paper_tables
+from modeling_mmwfm.cells_mmwfm import HAND_FEATURES, RANDOM_ENCODER, Task, take_views
+from modeling_mmwfm.data_collator_mmwfm import load_splits
+from modeling_mmwfm.finetuning_mmwfm import FinetuningArguments, finetune
 from tests.measured_sets import clean_recording
 from tests.small_sets import image_rows, tiny_processor, tone_rows
 from tests.test_recipes import script
@@ -202,6 +214,49 @@ def test_a_small_study_runs_from_the_command_line_and_goes_on_where_it_was(tmp_p
     assert "Table III: LoRA (other data sets, 10 labels per class)" in page and "Confusion" in page
     run = subprocess.run([*command, "--normalization", "sample"], capture_output=True, text=True, cwd=ROOT)
     assert run.returncode != 0 and "new or of the same recipe, other: ['normalization']" in run.stderr
+
+
+def test_fitted_heads_take_the_features_of_each_encoder_once_for_all_budgets_and_seeds(tmp_path, monkeypatch):
+    model = tmp_path / "model"
+    torch.manual_seed(0)
+    MMWFMForPreTraining(MMWFMConfig.from_pretrained(PRESETS / "tiny")).save_pretrained(model)
+    tiny_processor().save_pretrained(model)
+    torch.manual_seed(0)
+    IQFMForPreTraining(
+        IQFMConfig(stem_channels=8, stage_channels=[8], stage_depths=[1], hidden_size=16)
+    ).save_pretrained(tmp_path / "iqfm")
+    tiny_processor().save_pretrained(tmp_path / "iqfm")
+    models = {"mmwfm": str(model), "iqfm": str(tmp_path / "iqfm")}
+    settings = {"pooling": "mean_std"}  # which IQFM has none of
+    tones = describe_task("tones", str(write_splits(tmp_path / "tones", tone_rows)), settings)
+    grid = arguments(regimes=["probe"], label_budgets=["4", "all"], seeds=[0, 1], scratch=False)
+    cells = [cell for cell in plan_cells(models, [tones], grid) if cell.regime == "probe"]
+    assert len(cells) == 3 * 2 * 2
+    passes, compute_features = [], cells_mmwfm.compute_features
+    monkeypatch.setattr(cells_mmwfm, "compute_features", lambda *a: passes.append(len(a[1])) or compute_features(*a))
+    groups = []
+    monkeypatch.setattr(benchmark_mmwfm, "run_quietly", lambda threads, function, *job: function(*job))
+    monkeypatch.setattr(benchmark_mmwfm, "ProcessPoolExecutor", lambda *a, **k: ThreadPoolExecutor(1))
+    monkeypatch.setattr(benchmark_mmwfm, "run_cell", lambda cell, *a: groups.append(cell))
+    run_cells(cells, {"tones": tones}, models, tmp_path / "out", 1)
+    # Each split once of both models and of the two random encoders, whose weights follow from the seed.
+    assert sorted(passes) == sorted([24, 8, 12] * 4) and groups == []
+    for cell in cells:
+        result = json.loads((cells_mmwfm.cell_folder(tmp_path / "out", cell) / "test_results.json").read_text())
+        assert result["trained_rows"] == (8 if cell.samples_per_class else 24)
+        assert result["seconds"] > 0 and result["feature_seconds"] > 0 and result["test"]["rows"] == 12
+        if cell.model == "mmwfm" and cell.samples_per_class is None:
+            whole = result
+    # The same as by `finetune`.
+    processor = MMWFMProcessor.from_pretrained(tmp_path / "out" / "processors" / "tones-mmwfm")
+    probe = FinetuningArguments(str(tmp_path / "one"), "probe", mixed_precision="no", results_only=True, **settings)
+    found = finetune(str(model), processor, load_splits(tones.dataset), probe)
+    assert found["test"] == whole["test"] and found["validation"] == whole["validation"]
+    assert found["trained_parameters"] == whole["trained_parameters"] == 2 * (2 * 64 + 1)
+    run_cells(cells, {"tones": tones}, models, tmp_path / "out", 1)
+    assert len(passes) == 12  # what is finished is left alone
+    numbers = collect(cells, {"tones": tones}, tmp_path / "out")
+    assert set(numbers["regime"]) == {"probe"} and numbers["value"].between(0, 100).all()
 
 
 def test_a_study_keeps_the_precision_that_it_began_with(tmp_path, monkeypatch, capsys):

@@ -24,7 +24,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # `processing` is 
 
 from modeling_mmwfm.benchmark_mmwfm import (
     BenchmarkArguments,
-    Task,
     collect,
     describe_task,
     named,
@@ -33,6 +32,7 @@ from modeling_mmwfm.benchmark_mmwfm import (
     summarize,
 )
 from modeling_mmwfm.benchmark_report_mmwfm import write_benchmark_report
+from modeling_mmwfm.cells_mmwfm import Task
 from modeling_mmwfm.files_mmwfm import write_json
 from modeling_mmwfm.precision_mmwfm import settle_precision
 from modeling_mmwfm.pretraining_mmwfm import PretrainingArguments
