@@ -24,21 +24,26 @@ ABOVE_FLOOR, INSIDE = 4.0, 0.99
 class Segment:
     """A stretch of one class: samples `start` to `end`."""
 
-    def __init__(self, label: int, start: int, end: int, score: float, spectrum: np.ndarray):
+    def __init__(self, label: int, start: int, end: int, score: float, spectrum: np.ndarray, novelty: float = 0.0):
         self.label, self.start, self.end = label, start, end
-        self.num_windows, self.total_score = 1, score
+        self.num_windows, self.total_score, self.total_novelty = 1, score, novelty
         self.first = self.last = spectrum
         self.inner = np.zeros_like(spectrum)
 
-    def extend(self, end: int, score: float, spectrum: np.ndarray):
+    def extend(self, end: int, score: float, spectrum: np.ndarray, novelty: float = 0.0):
         if self.num_windows > 1:
             self.inner += self.last
         self.end, self.last = end, spectrum
         self.num_windows, self.total_score = self.num_windows + 1, self.total_score + score
+        self.total_novelty += novelty
 
     @property
     def score(self) -> float:
         return self.total_score / self.num_windows
+
+    @property
+    def novelty(self) -> float:
+        return self.total_novelty / self.num_windows
 
     @property
     def spectrum(self) -> np.ndarray:
@@ -59,34 +64,38 @@ class Segments:
         self.num_samples, self.length = num_samples, length
         self.min_score, self.background = min_score, frozenset(background)
         self.found: list[Segment] = []
-        self.last: tuple | None = None  # start of its samples, first sample, label, score, spectrum of the last window
+        # Start of its samples, first sample, label, score, spectrum and novelty of the last window.
+        self.last: tuple | None = None
 
-    def add(self, start: int, label: int, score: float, spectrum: np.ndarray) -> tuple[int, int, int]:
+    def add(
+        self, start: int, label: int, score: float, spectrum: np.ndarray, novelty: float = 0.0
+    ) -> tuple[int, int, int, bool]:
         """The next window.
 
         Returns:
-            (first sample, end, label or -1) that the window before it has won; empty before the first.
+            (first sample, end, label or -1, whether it is unlike the training rows) of what the window before it has
+            won; empty before the first.
         """
         begin = 0 if self.last is None else (self.last[1] + self.length + start) // 2
         won = self.close(begin)
-        self.last = (begin, start, label, score, spectrum)
+        self.last = (begin, start, label, score, spectrum, novelty)
         return won
 
-    def finish(self) -> tuple[int, int, int]:
+    def finish(self) -> tuple[int, int, int, bool]:
         return self.close(self.num_samples)
 
-    def close(self, end: int) -> tuple[int, int, int]:
+    def close(self, end: int) -> tuple[int, int, int, bool]:
         if self.last is None:
-            return 0, 0, -1
-        begin, _, label, score, spectrum = self.last
+            return 0, 0, -1, False
+        begin, _, label, score, spectrum, novelty = self.last
         if label in self.background or score < self.min_score:
-            return begin, end, -1
+            return begin, end, -1, novelty > 1
         before = self.found[-1] if self.found else None
         if before is not None and before.label == label and before.end == begin:
-            before.extend(end, score, spectrum)
+            before.extend(end, score, spectrum, novelty)
         else:
-            self.found.append(Segment(label, begin, end, score, spectrum))
-        return begin, end, label
+            self.found.append(Segment(label, begin, end, score, spectrum, novelty))
+        return begin, end, label, novelty > 1
 
 
 class Waterfall:
@@ -99,6 +108,7 @@ class Waterfall:
         self.power = np.zeros((self.num_columns, self.num_bins))
         self.count = np.zeros(self.num_columns, dtype=np.int64)
         self.samples_of = np.zeros((self.num_columns, num_labels), dtype=np.int64)
+        self.novel = np.zeros(self.num_columns, dtype=np.int64)
         self.taper = np.hanning(self.num_bins + 2)[1:-1].astype(np.float32)
 
     def add(self, starts: np.ndarray, windows: np.ndarray) -> np.ndarray:
@@ -113,7 +123,7 @@ class Waterfall:
         np.add.at(self.count, columns, 1)
         return power.mean(1)
 
-    def mark(self, start: int, end: int, label: int):
+    def mark(self, start: int, end: int, label: int, is_novel: bool = False):
         """Samples start to end belong to a class; -1: to none."""
         if label < 0 or start >= end:
             return
@@ -122,6 +132,8 @@ class Waterfall:
         columns = np.arange(first, last + 1)
         covered = np.minimum(edges[columns + 1], end) - np.maximum(edges[columns], start)
         self.samples_of[columns, label] += covered
+        if is_novel:
+            self.novel[columns] += covered
 
     def decibels(self) -> np.ndarray:
         """(columns, bins); a column without a frame repeats the one before it."""
@@ -132,6 +144,17 @@ class Waterfall:
     def labels(self) -> np.ndarray:
         """(columns,) the class of most samples; -1 where none has any."""
         return np.where(self.samples_of.any(1), self.samples_of.argmax(1), -1)
+
+    def is_novel(self) -> np.ndarray:
+        """(columns,) whether more than half of what has a class is unlike the training rows."""
+        return 2 * self.novel > self.samples_of.sum(1)
+
+
+def fluctuation(csi: np.ndarray) -> np.ndarray:
+    """CSI (B, A, subcarriers, packets) -> (B, A * subcarriers, packets): how the amplitude moves about its mean."""
+    amplitude = np.abs(csi).reshape(len(csi), -1, csi.shape[-1])
+    mean = amplitude.mean(-1, keepdims=True)
+    return amplitude / np.maximum(mean, np.finfo(np.float32).tiny) - 1
 
 
 def occupied_band(spectrum: np.ndarray) -> tuple[float, float]:
@@ -156,9 +179,11 @@ def write_annotations(
     Args:
         own_meta: that of a SigMF recording, whose global fields and captures are kept.
     """
+    is_csi = recording.kind == "csi"
     raw_type = recording.open_raw().dtype
     datatype = next((name for name, dtype in DATATYPES.items() if dtype == raw_type), "cf32_le")
-    fields = {"core:datatype": datatype, "core:num_channels": recording.shape[0]}
+    datatype = "rf32_le" if is_csi else datatype  # a channel for each subcarrier of each antenna
+    fields = {"core:datatype": datatype, "core:num_channels": int(np.prod(recording.shape[:-1]))}
     capture = {"core:sample_start": 0}
     if rate_hz:
         fields["core:sample_rate"] = rate_hz
@@ -183,7 +208,12 @@ def write_annotations(
             "core:comment": f"score {segment.score:.3f}, mean of {segment.num_windows} windows",
             "mmwfm:score": round(segment.score, 6),
         }
-        if rate_hz:
+        if segment.total_novelty:
+            entry["mmwfm:novelty"] = round(segment.novelty, 6)
+            entry["core:comment"] += f", novelty {segment.novelty:.2f}"
+            if segment.novelty > 1:
+                entry["core:comment"] += ": unlike the training data"
+        if rate_hz and not is_csi:
             low, high = occupied_band(segment.spectrum)
             entry["core:freq_lower_edge"] = center_hz + low * rate_hz
             entry["core:freq_upper_edge"] = center_hz + high * rate_hz
@@ -192,10 +222,11 @@ def write_annotations(
     meta.tofile(path, skip_validate=False)
 
 
-def plot_analysis(path: Path, waterfall: Waterfall, labels, rate_hz, center_hz, title):
-    """PNG: waterfall above, the class over time below, on one time axis."""
-    duration, time_unit = (waterfall.num_samples / rate_hz, "s") if rate_hz else (waterfall.num_samples, "samples")
-    low, high = (np.array([-0.5, 0.5]) * rate_hz + center_hz) / 1e6 if rate_hz else (-0.5, 0.5)
+def plot_analysis(path: Path, waterfall: Waterfall, labels, rate_hz, center_hz, title, doppler: bool = False):
+    """PNG: waterfall above, of CSI its Doppler, the class over time below, on one time axis."""
+    samples = "packets" if doppler else "samples"
+    duration, time_unit = (waterfall.num_samples / rate_hz, "s") if rate_hz else (waterfall.num_samples, samples)
+    low, high = (np.array([-0.5, 0.5]) * rate_hz + center_hz) / (1 if doppler else 1e6) if rate_hz else (-0.5, 0.5)
     decibels, classes = waterfall.decibels(), waterfall.labels()
     figure = Figure(figsize=(10, 5), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(8, 1))
@@ -208,7 +239,10 @@ def plot_analysis(path: Path, waterfall: Waterfall, labels, rate_hz, center_hz, 
         vmax=np.quantile(decibels, 0.999),
         interpolation="nearest",
     )
-    frequency = "frequency in MHz" if rate_hz else "frequency / sampling rate"
+    if doppler:
+        frequency = "Doppler in Hz" if rate_hz else "Doppler / packet rate"
+    else:
+        frequency = "frequency in MHz" if rate_hz else "frequency / sampling rate"
     upper.set(ylabel=frequency, title=title)
     figure.colorbar(image, ax=upper, label="power in dB", pad=0.01)
     colors = matplotlib.colormaps["tab20"](np.arange(len(labels)) % 20)
@@ -222,8 +256,15 @@ def plot_analysis(path: Path, waterfall: Waterfall, labels, rate_hz, center_hz, 
         vmax=len(labels) - 0.5,
         interpolation="nearest",
     )
+    novel = waterfall.is_novel()
+    if novel.any():
+        grey = {"cmap": ListedColormap(["0.75"]), "aspect": "auto", "interpolation": "nearest"}
+        lower.imshow(np.ma.masked_equal(novel.astype(int), 0)[None], extent=(0, duration, 0.5, 1), **grey)
+        lower.set_ylim(0, 1)
     lower.set(yticks=[], xlabel=f"time in {time_unit}", ylabel="class")
     if present:
         patches = [Patch(color=colors[number], label=labels[number]) for number in present]
+        if novel.any():
+            patches.append(Patch(color="0.75", label="unlike the training data"))
         figure.legend(handles=patches, loc="outside lower center", ncols=min(len(present), 6), frameon=False)
     figure.savefig(path, dpi=110, format="png")

@@ -220,7 +220,7 @@ def test_what_does_not_fit_is_refused_and_leaves_nothing(folder, capture, tmp_pa
         analyze(tmp_path / "nan.cf32", arguments(folder, output, batch_size=4))
     assert list(output.iterdir()) == []
     np.save(tmp_path / "image.npy", np.ones((3, 20, 30)))
-    with pytest.raises(ValueError, match="expected IQ in .*image.npy"):
+    with pytest.raises(ValueError, match="expected IQ or CSI in .*image.npy, found image"):
         analyze(tmp_path / "image.npy", arguments(folder, output))
     with pytest.raises(ValueError, match="expected classes of the model, noise, tone"):
         analyze(capture, arguments(folder, output, background=["nois"]))
