@@ -1,5 +1,6 @@
 """The Space in headless Chromium: upload, slider, prediction, examples, and what it says of files that are none."""
 
+import csv
 import json
 import os
 import pickle
@@ -17,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file, save_file
 
 from modeling_mmwfm import (
     MMWFMFeatureExtractor,
@@ -26,6 +28,7 @@ from modeling_mmwfm import (
     MMWFMProcessor,
 )
 from modeling_mmwfm.finetuning_mmwfm import load_adapted
+from tests.processing.test_wifi_csi import esp32_file, expected_amplitude, nexmon_file, random_csi, times
 from tests.recording_files import write_sigmf
 from tests.small_models import RELEASED, make
 from tests.test_adapters import write_adapter
@@ -38,6 +41,8 @@ ROOT = Path(__file__).parents[1]
 SPACE = ROOT / "training_scripts" / "space"
 RATE_HZ = 1e6
 LABELS = ["noise", "tone", "chirp"]
+MOTIONS = ["still", "walking"]
+EXAMPLES = json.loads((SPACE / "examples" / "examples.json").read_text())
 # Every address that the server wants to reach beside this machine is refused and written down.
 BLOCK_NETWORK = """
 import os, socket
@@ -68,9 +73,17 @@ def signal(samples=2048, seed=0):
     return (np.exp(2j * np.pi * (0.05 + 0.05 * time_ / samples) * time_) + 0.1 * noise).astype(np.complex64)
 
 
+def tell_novelty(folder, factor: float):
+    """Let an adapter of `novelty_rank` tell a novelty that grows with `factor`."""
+    state = load_file(folder / "adapter_model.safetensors")
+    for name, value in (("centers", 0.0), ("scale", factor), ("basis", 0.0)):
+        state[f"base_model.model.classifier.{name}"].fill_(value)
+    save_file(state, folder / "adapter_model.safetensors")
+
+
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
-    """Base and two adapters with random weights: classes of IQ, metres of images."""
+    """Base and three adapters with random weights: classes of IQ, metres of images, classes of CSI with novelty."""
     folder = tmp_path_factory.mktemp("space")
     processor = MMWFMProcessor(
         MMWFMFeatureExtractor(normalization="sample", n_fft=64, hop_length=32),
@@ -85,6 +98,11 @@ def models(tmp_path_factory):
         write_adapter(folder / "base", folder / "adapters" / name, families, settings)
         processor.save_pretrained(folder / "adapters" / name)
     processor.save_pretrained(folder / "base")
+    head = {"id2label": dict(enumerate(MOTIONS)), "problem_type": "single_label_classification", "novelty_rank": 2}
+    write_adapter(folder / "base", folder / "adapters" / "motion-lora", ["image"], head)
+    tell_novelty(folder / "adapters" / "motion-lora", 100.0)
+    processor.kind = "csi"
+    processor.save_pretrained(folder / "adapters" / "motion-lora")
     return folder
 
 
@@ -174,11 +192,13 @@ def expected_scores(models, samples):
 
 def test_it_opens_with_an_example_and_without_the_network(page, server):
     see(page, "#summary", "modulation: bpsk")
-    for part in ("#waterfall", "#constellation", "#reconstruction"):
+    for part in ("#waterfall", "#beside", "#reconstruction"):
         assert page.locator(f"{part} svg").count() >= 1
     assert page.locator("#neighbours figure").count() == 5
-    assert page.locator("#predictions article").count() == 2
+    assert page.locator("#predictions article").count() == 3
     see(page, "#predictions", "takes images; this recording is IQ")
+    see(page, "#predictions", "takes CSI; this recording is IQ")
+    assert page.locator("#predictions .mark").count() == 0
     assert not server[1].exists(), server[1].read_text()
 
 
@@ -205,7 +225,7 @@ def test_the_slider_hides_more_or_less(page):
 
 def test_examples_are_picked(page):
     pictures = page.locator("#examples .thumbnail-item")
-    shown = [entry for entry in json.loads((SPACE / "examples" / "examples.json").read_text()) if entry["shown"]]
+    shown = [entry for entry in EXAMPLES if entry["shown"]]
     assert pictures.count() == len(shown)
     number = [entry["label"] for entry in shown].index("lora")
     pictures.nth(number).click()
@@ -215,7 +235,7 @@ def test_examples_are_picked(page):
     pictures.nth(number).click()
     see(page, "#summary", "rfs: bluetooth")
     playwright.expect(page.locator("#predictions .metres")).to_have_count(2)
-    playwright.expect(page.locator("#constellation")).to_be_hidden()
+    playwright.expect(page.locator("#beside")).to_be_hidden()
     see(page, "#predictions", "takes IQ; this recording is an image")
     for text in page.locator("#predictions .metres").all_inner_texts():
         assert re.fullmatch(r"[xy]\s+-?\d+\.\d\d m", text.strip())
@@ -223,6 +243,36 @@ def test_examples_are_picked(page):
     pictures.nth([entry["task"] for entry in shown].index("pos-outdoor")).click()
     see(page, "#reconstruction", "The mean of 4 channels")
     see(page, "#reconstruction", "patches hidden (70 %)")
+
+
+def test_csi_is_drawn_compared_and_told_from_what_was_trained_on(page):
+    shown = [entry for entry in EXAMPLES if entry["shown"]]
+    page.locator("#examples .thumbnail-item").nth([entry["task"] for entry in shown].index("csi")).click()
+    see(page, "#summary", "csi: walking-rx")
+    see(page, "#summary", "100 / s")
+    see(page, "#summary", "Measured by Matey-Sanz et al., Apache-2.0")
+    for part in ("#waterfall", "#beside"):
+        see(page, part, "time (s)")
+    playwright.expect(page.locator("#neighbours figure span", has_text="csi")).to_have_count(5)
+    see(page, "#reconstruction", "CSI as the model sees it")
+    see(page, "#predictions", "takes IQ; this recording is CSI")
+    see(page, "#predictions", "takes images; this recording is CSI")
+    see(page, "#predictions article.unlike", "unlike its training data (novelty ")
+    bar = page.locator("#predictions article.unlike .score").first
+    assert float(bar.evaluate("element => getComputedStyle(element).opacity")) < 1
+
+
+def test_a_capture_of_nexmon_is_read_once_its_chip_is_named(page, tmp_path):
+    (tmp_path / "a.pcap").write_bytes(nexmon_file(random_csi(40, 64, 2, 1, 12), times(40)))
+    upload(page, tmp_path / "a.pcap")
+    playwright.expect(page.get_by_test_id("toast-body")).to_contain_text("expected chip 4339, 43455c0")
+    page.get_by_text("What a file does not say").click()
+    page.locator("#chip input").click()
+    page.get_by_role("option", name="43455c0").click()
+    page.get_by_role("button", name="Read again").click()
+    see(page, "#summary", "a.pcap")
+    see(page, "#summary", "100 / s")
+    see(page, "#predictions", "walking")
 
 
 class Payload:
@@ -244,7 +294,13 @@ def malformed(folder):
     (folder / "zip.cf32").write_bytes((folder / "arrays.npz").read_bytes())
     np.save(folder / "nan.npy", np.full(512, np.nan, np.complex64))
     (folder / "<b>x.wav").write_bytes(whole)
+    (folder / "table.csv").write_text("name,value\na,1\n")
+    (folder / "cut.pcap").write_bytes(nexmon_file(random_csi(4, 64, 1, 1, 12), times(4))[:-10])
+    (folder / "pickle.dat").write_bytes(pickle.dumps(Payload(folder / "executed"), protocol=4))
     return {
+        "table.csv": ["expected a capture of nexmon, esp32, intel or atheros in table.csv"],
+        "cut.pcap": ["expected chip 4339"],
+        "pickle.dat": ["expected a capture of nexmon, esp32, intel or atheros in pickle.dat"],
         "cut.npy": ["expected a complete .npy file", "cut.npy"],
         "pickle.bin": ["expected a datatype for pickle.bin"],
         "objects.npy": ["expected a complete .npy file", "objects"],
@@ -302,6 +358,54 @@ def test_every_malformed_file_is_refused_by_name(modules, tmp_path):
     assert not (tmp_path / "executed").exists()
     with pytest.raises(ValueError, match="expected one recording"):
         modules["inputs"].read_upload([str(tmp_path / "nan.npy"), str(tmp_path / "cut.npy")], None, 1, 0)
+    with pytest.raises(ValueError, match="expected whole nexmon records in cut.pcap, found"):
+        modules["inputs"].read_upload([str(tmp_path / "cut.pcap")], None, 1, 0, None, "4339")
+
+
+def test_captures_of_csi_are_read_with_their_rate(modules, tmp_path):
+    for name, write, antennas, chip in (("a.csv", esp32_file, 1, None), ("a.pcap", nexmon_file, 2, "4339")):
+        csi = random_csi(40, 64, antennas, 1, 8)
+        (tmp_path / name).write_bytes(write(csi, times(40)))
+        found = modules["inputs"].read_upload([str(tmp_path / name)], None, 1, 7.0, None, chip)
+        assert (found.kind, found.length, found.sampling_rate_hz) == ("csi", 40, 100)
+        np.testing.assert_allclose(found.values, expected_amplitude(csi), rtol=1e-6)
+
+
+def test_arrays_are_csi_where_it_is_said(modules, tmp_path):
+    read = modules["inputs"].read_upload
+    amplitude = np.random.default_rng(0).integers(1, 255, (56, 300)).astype(np.uint8)
+    np.save(tmp_path / "a.npy", amplitude)
+    assert read([str(tmp_path / "a.npy")], None, 1, 0).kind == "image"
+    found = read([str(tmp_path / "a.npy")], None, 1, 100, "csi")
+    assert (found.kind, found.values.shape, found.sampling_rate_hz) == ("csi", (1, 56, 300), 100)
+    np.save(tmp_path / "db.npy", 20 * np.log10(amplitude / np.float32(255)))
+    linear = read([str(tmp_path / "db.npy")], None, 1, 0, "csi").values
+    np.testing.assert_allclose(linear, amplitude[None] / 255, rtol=1e-5)
+    np.save(tmp_path / "complex.npy", np.full((2, 8, 40), 3 + 4j, np.complex64))
+    found = read([str(tmp_path / "complex.npy")], None, 1, 0)
+    assert found.kind == "csi" and np.abs(found.values).max() == 5
+    with pytest.raises(ValueError, match="expected IQ as complex .* in complex.npy"):
+        read([str(tmp_path / "complex.npy")], None, 1, 0, "iq")
+
+
+def test_csi_that_is_too_large_is_refused(modules, tmp_path):
+    read = modules["inputs"].read_upload
+    with (tmp_path / "long.csv").open("wb") as file:
+        file.write(esp32_file(random_csi(4, 64, 1, 1, 8), times(4)))
+        file.truncate(2**25 + 1)
+    with pytest.raises(
+        ValueError, match="expected a capture of at most 33,554,432 bytes, found 33,554,433 in long.csv"
+    ):
+        read([str(tmp_path / "long.csv")], None, 1, 0)
+    np.save(tmp_path / "turned.npy", np.ones((5000, 20), np.float32))
+    with pytest.raises(ValueError, match="expected at most 4096 subcarriers in turned.npy, found 5000"):
+        read([str(tmp_path / "turned.npy")], None, 1, 0, "csi")
+    np.save(tmp_path / "loud.npy", np.full((1, 4, 20), 3e38 + 3e38j, np.complex64))
+    with pytest.raises(ValueError, match="expected CSI of finite amplitude in loud.npy"):
+        read([str(tmp_path / "loud.npy")], None, 1, 0)
+    np.save(tmp_path / "long.npy", np.ones((2, 64, 4000), np.float16))
+    found = read([str(tmp_path / "long.npy")], None, 1, 0, "csi")
+    assert found.values.shape == (2, 64, 2048) and found.length == 4000
 
 
 def test_of_a_long_recording_the_beginning_is_read(modules, tmp_path):
@@ -396,6 +500,96 @@ def test_a_model_of_spectra_shows_the_spectrum_over_time(modules, tmp_path, norm
     assert serving.embed(one).shape == (32,)
 
 
+def csi_signal(modules, rate_hz=100.0, **fields):
+    values = np.random.default_rng(0).rayleigh(size=(3, 16, 60)).astype(np.float32)
+    return modules["inputs"].Signal("motion", "csi", values, 60, rate_hz, **fields)
+
+
+def test_csi_goes_where_the_processor_says(modules, models):
+    """Base and adapter see the processor's view of CSI; the adapter tells what the model alone tells."""
+    folder, one = models / "adapters" / "motion-lora", csi_signal(modules)
+    serving = modules["serving"].Serving(str(models / "base"), [str(folder)])
+    processor = MMWFMProcessor.from_pretrained(folder)
+    batch = processor(csi=one.values)
+    found, note = serving.reconstruct(one, 0.5)
+    assert list(found) == ["csi"] and note == ""
+    np.testing.assert_array_equal(found["csi"].original, batch["pixel_values"][0].numpy())
+    with torch.no_grad():
+        expected = load_adapted(folder)(**batch)
+        row = serving.model.mmwfm(**batch).last_hidden_state[0, 1:].mean(0)
+    np.testing.assert_allclose(serving.embed(one), row, rtol=1e-5)
+    [prediction] = serving.predict(one)
+    scores = dict(zip(MOTIONS, expected.logits[0].softmax(-1).tolist()))
+    assert dict(prediction.values) == pytest.approx(scores, abs=1e-5)
+    assert prediction.novelty == pytest.approx(expected.novelty.item(), rel=1e-4) and prediction.novelty > 1
+    serving.processors["motion-lora"].csi_processor.packet_rate_hz = 500.0
+    assert serving.predict(one)[0].note == "trained at 500 packets/s; this recording has 100"
+    [prediction] = serving.predict(csi_signal(modules, 0.0))
+    assert prediction.note == "trained at 500 packets/s; the rate of this recording is not known"
+    assert serving.predict(csi_signal(modules, 450.0))[0].note == ""
+    image = modules["inputs"].Signal("x", "image", np.ones((1, 32, 32), np.float32), 32)
+    assert serving.predict(image)[0].note == "takes CSI; this recording is an image"
+
+
+def test_older_processors_say_it_by_their_views(modules, models):
+    """Without a kind the input modules decide; a view of CSI in the image processor takes CSI for images."""
+    one = csi_signal(modules)
+    serving = modules["serving"].Serving(str(models / "base"), [str(models / "adapters" / "place-lora")])
+    processor = serving.processors["place-lora"]
+    assert serving.predict(one)[0].note == "takes images; this recording is CSI"
+    processor.image_processor = MMWFMImageProcessor(size={"height": 32, "width": 32}, csi_to_db=True)
+    serving.adapters.tasks["place-lora"].config.num_channels = 3
+    image = modules["inputs"].Signal("motion", "image", one.values[:1], 60)
+    mono = modules["inputs"].Signal("motion", "csi", one.values[:1], 60)
+    [as_csi], [as_image] = serving.predict(mono), serving.predict(image)
+    assert as_csi.unit == "m" and as_csi.values == as_image.values and as_csi.novelty is None
+    processor.kind = "images"
+    assert serving.predict(mono)[0].note == "takes images; this recording is CSI"
+
+
+def test_views_of_iq_are_those_of_the_processor(modules, models, tmp_path):
+    processor = MMWFMProcessor.from_pretrained(models / "base")
+    head = {"id2label": dict(enumerate(LABELS)), "problem_type": "single_label_classification"}
+    one = modules["inputs"].Signal("x", "iq", signal()[None], 2048)
+    for name, families, views, kind in (
+        ("both-lora", ["iq", "image"], ["iq", "spectrogram"], "iq"),
+        ("picture-lora", ["image"], ["spectrogram"], "iq"),
+        ("pair-lora", ["iq", "image"], ["iq"], None),
+    ):
+        write_adapter(models / "base", tmp_path / name, families, head)
+        processor.iq_views, processor.kind = views, kind
+        processor.save_pretrained(tmp_path / name)
+        [found] = modules["serving"].Serving(str(models / "base"), [str(tmp_path / name)]).predict(one)
+        if kind is None:
+            assert found.values == [] and found.note == "takes IQ and images; this recording is IQ"
+            continue
+        with torch.no_grad():
+            logits = load_adapted(tmp_path / name)(**processor(iq=signal()[None], views=views)).logits[0]
+        assert dict(found.values) == pytest.approx(dict(zip(LABELS, logits.softmax(-1).tolist())), abs=1e-5)
+
+
+def test_only_what_is_unlike_the_training_rows_is_marked(modules):
+    import page
+
+    def card(novelty, unit="score"):
+        return page.prediction(modules["serving"].Prediction("x", unit, [("a", 0.9)], "", novelty))
+
+    assert "unlike its training data (novelty 3.2)" in card(3.2) and "adapter unlike" in card(3.2)
+    assert "unlike its training data (novelty 1.04)" in card(1.04, "m")
+    assert "novelty 0.4<" in card(0.4) and "unlike" not in card(0.4)
+    assert "novelty" not in card(None) and "unlike" not in card(None)
+
+
+def test_csi_is_drawn_over_seconds_where_the_rate_is_known(modules):
+    plots, known, unknown = modules["plots"], csi_signal(modules), csi_signal(modules, 0.0)
+    for draw in (plots.plot_waterfall, plots.plot_doppler):
+        assert "time (s)" in draw(known) and "packet" not in draw(known)
+        assert "packet" in draw(unknown) and "time (s)" not in draw(unknown)
+    np.testing.assert_allclose(plots.amplitude(known), known.values.mean(0), rtol=1e-6)
+    short = modules["inputs"].Signal("short", "csi", np.ones((1, 1, 16), np.complex64), 16)
+    assert "<svg" in plots.plot_doppler(short) and plots.thumbnail(short).size == (160, 120)
+
+
 def test_targets_that_are_not_drawn_are_named(modules, tmp_path):
     make(MMWFMForPreTraining, iq_targets={"envelope": 1.0}).save_pretrained(tmp_path / "base")
     MMWFMProcessor().save_pretrained(tmp_path / "base")
@@ -446,13 +640,29 @@ def test_adapters_beside_the_model_are_found(modules, models, tmp_path, caplog):
 def test_examples_are_small_and_come_from_the_simulators():
     from training_scripts.space import make_examples
 
-    entries = json.loads((SPACE / "examples" / "examples.json").read_text())
-    assert {entry["file"] for entry in entries} == {path.name for path in (SPACE / "examples").glob("*.npy")}
-    for entry in entries:
+    assert {entry["file"] for entry in EXAMPLES} == {path.name for path in (SPACE / "examples").glob("*.npy")}
+    for entry in EXAMPLES:
         assert (SPACE / "examples" / entry["file"]).stat().st_size <= 100_000
     for name in ("bpsk", "lora", "fm"):
         saved = np.load(SPACE / "examples" / f"modulation-{name}-1.npy")
         assert np.array_equal(saved, make_examples.modulation(name, 1)["array"])
+
+
+def test_examples_of_csi_are_whole_activities_with_their_source():
+    folder = ROOT / "examples" / "esp32-activities"
+    with (folder / "metadata.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["split"] == "test"]
+    entries = [entry for entry in EXAMPLES if entry["task"] == "csi"]
+    assert [entry["shown"] for entry in entries] == [True] + [False] * (len(entries) - 1) and len(entries) > 5
+    for entry in entries:
+        saved = np.load(SPACE / "examples" / entry["file"])
+        labels = [
+            row["label"].lower().replace("_", "-")
+            for row in rows
+            if np.array_equal(np.load(folder / row["file_name"])[:, int(row["start"]) : int(row["stop"])], saved)
+        ]
+        assert labels == [entry["label"]] and saved.dtype == np.uint8
+        assert (entry["kind"], entry["sampling_rate_hz"]) == ("csi", 100) and "Apache-2.0" in entry["source"]
 
 
 def test_front_matter_fits_the_requirements():

@@ -3,7 +3,7 @@
     python training_scripts/space/app.py --model FOLDER_OR_NAME --adapters FOLDER_OR_NAME ...
 
 The environment variables MMWFM_MODEL and MMWFM_ADAPTERS (separated by commas) stand for the options. Without either:
-`model_cards/mmwfm-small` of the repository, else `runs/demo/pretrain`, with the adapters that lie beside it.
+`model_cards/mmwfm-small` of the repository, with the adapters that lie beside it.
 """
 
 import argparse
@@ -19,15 +19,20 @@ import plots
 from inputs import Signal, read_examples, read_upload
 from serving import Bank, Serving, find_adapters, fitting_adapters
 
+from modeling_mmwfm.csi_captures_mmwfm import NEXMON_CHIPS
 from modeling_mmwfm.recordings_mmwfm import DATATYPES
 
 # A Space has the app at the top, the repository two folders below.
 ROOT = [*Path(__file__).resolve().parents][:3][-1]
-DEFAULTS = [ROOT / "model_cards" / "mmwfm-small", ROOT / "runs" / "demo" / "pretrain"]
+DEFAULT = ROOT / "model_cards" / "mmwfm-small"
 MASK_RATIO = 0.7
 # A font that gradio brings along: nothing is fetched. Its semi-bold lacks most letters, its bold does not.
 FONTS = (gr.themes.utils.fonts.LocalFont("IBM Plex Sans", weights=(400, 700)), "system-ui", "sans-serif")
-ACCEPTED = "SigMF (.sigmf-meta and .sigmf-data together), .wav, .npy, .cu8, .cs8, .cs16, .cf32 or .bin"
+ACCEPTED = (
+    "SigMF (.sigmf-meta and .sigmf-data together), .wav, .npy, .cu8, .cs8, .cs16, .cf32, .bin, or a capture of Wi-Fi CSI: "
+    ".pcap (nexmon, with its chip below), .csv (esp32), .dat (intel, atheros)"
+)
+ARRAYS = [("as its type and shape say", ""), ("IQ", "iq"), ("image", "image"), ("CSI", "csi")]
 
 
 def build(serving: Serving) -> gr.Blocks:
@@ -46,24 +51,29 @@ def build(serving: Serving) -> gr.Blocks:
         return page.note(note) + "".join(drawn)
 
     def show(signal: Signal, mask_ratio: float):
-        is_iq = signal.kind == "iq"
-        samples, offset = plots.center(signal) if is_iq else (None, None)
+        offset, beside = None, ""
+        if signal.kind == "iq":
+            samples, offset = plots.center(signal)
+            beside = plots.plot_constellation(samples)
+        elif signal.kind == "csi":
+            beside = plots.plot_doppler(signal)
         return (
             signal,
             page.summary(signal, offset),
             plots.plot_waterfall(signal),
-            gr.update(visible=is_iq),
-            plots.plot_constellation(samples) if is_iq else "",
+            gr.update(visible=bool(beside)),
+            beside,
             reconstruct(signal, mask_ratio),
             page.neighbours(bank.nearest(signal)),
             page.predictions(serving.predict(signal)),
         )
 
-    def upload(files, datatype, num_antennas, rate_hz, mask_ratio):
+    def upload(files, datatype, num_antennas, rate_hz, kind, chip, mask_ratio):
         if not files:
             raise gr.Error("expected a recording, found none", print_exception=False)
         try:
-            return show(read_upload(files, datatype, int(num_antennas or 1), float(rate_hz or 0)), mask_ratio)
+            signal = read_upload(files, datatype, int(num_antennas or 1), float(rate_hz or 0), kind, chip)
+            return show(signal, mask_ratio)
         except ValueError as error:
             raise gr.Error(escape(str(error)), duration=None, print_exception=False) from error
 
@@ -81,14 +91,16 @@ def build(serving: Serving) -> gr.Blocks:
             with gr.Column(scale=1, min_width=320, elem_classes="side"):
                 files = gr.File(label="Recording", file_count="multiple", height=130, elem_id="upload")
                 gr.HTML(page.note(f"{ACCEPTED}. Archives and pickles are not opened."))
-                with gr.Accordion("What a raw file does not say", open=False):
+                with gr.Accordion("What a file does not say", open=False):
                     datatype = gr.Dropdown(["", *DATATYPES], value="", label="Datatype of a .bin")
                     num_antennas = gr.Number(1, label="Antennas, interleaved", precision=0, minimum=1)
-                    rate_hz = gr.Number(None, label="Sampling rate (Hz)", minimum=0)
+                    rate_hz = gr.Number(None, label="Sampling rate, of CSI packet rate (Hz)", minimum=0)
+                    kind = gr.Dropdown(ARRAYS, value="", label="Take a .npy for", elem_id="kind")
+                    chip = gr.Dropdown(["", *NEXMON_CHIPS], value="", label="Chip of a nexmon .pcap", elem_id="chip")
                     again = gr.Button("Read again", size="sm")
                 gallery = gr.Gallery(
                     [(plots.thumbnail(example), page.caption(example)) for example in examples],
-                    label="Examples, simulated",
+                    label="Examples, simulated unless they name a source",
                     columns=3,
                     height="auto",
                     allow_preview=False,
@@ -102,8 +114,8 @@ def build(serving: Serving) -> gr.Blocks:
                     with gr.Row():
                         with gr.Column(scale=2, min_width=320):
                             waterfall = gr.HTML(elem_id="waterfall")
-                        with gr.Column(scale=1, min_width=200) as beside:
-                            constellation = gr.HTML(elem_id="constellation")
+                        with gr.Column(scale=1, min_width=200) as column:
+                            beside = gr.HTML(elem_id="beside")
                 with gr.Column(elem_classes="sheet"):
                     gr.HTML("<h3>Prediction of each adapter</h3>")
                     predictions = gr.HTML(elem_id="predictions")
@@ -114,8 +126,8 @@ def build(serving: Serving) -> gr.Blocks:
                     gr.HTML("<h3>Masked reconstruction</h3>")
                     ratio = gr.Slider(0.1, 0.9, MASK_RATIO, step=0.05, label="Mask ratio", elem_id="ratio")
                     reconstruction = gr.HTML(elem_id="reconstruction")
-        outputs = [signal, summary, waterfall, beside, constellation, reconstruction, neighbours, predictions]
-        recording = [files, datatype, num_antennas, rate_hz, ratio]
+        outputs = [signal, summary, waterfall, column, beside, reconstruction, neighbours, predictions]
+        recording = [files, datatype, num_antennas, rate_hz, kind, chip, ratio]
         # One at a time: the machine has few cores.
         one = {"concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private"}
         whole = {"outputs": outputs, "show_progress_on": summary, **one}
@@ -136,15 +148,9 @@ def choose_model(model: str, adapters: list[str]) -> tuple[str, list[str]]:
         ValueError: nothing was asked for and there is nothing.
     """
     if not model:
-        folder = next((folder for folder in DEFAULTS if (folder / "config.json").is_file()), None)
-        if folder is None:
-            raise ValueError(
-                f"expected --model, MMWFM_MODEL, or a model in {' or '.join(map(str, DEFAULTS))}, found none: "
-                "`make demo` trains one"
-            )
-        if folder != DEFAULTS[0]:
-            print(f"No released model in {DEFAULTS[0]}: using {folder}, the small one of `make demo`.")
-        model = str(folder)
+        if not (DEFAULT / "config.json").is_file():
+            raise ValueError(f"expected --model, MMWFM_MODEL, or a model in {DEFAULT}, found none")
+        model = str(DEFAULT)
         adapters = adapters or fitting_adapters(model)
     return model, find_adapters(adapters)
 

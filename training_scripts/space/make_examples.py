@@ -1,9 +1,11 @@
 """Make the bundled examples anew: `python -m training_scripts.space.make_examples`, from the root of the repository.
 
-Files of `examples/` come from the project's simulators under fixed seeds. Each is a recording of its own, at most 100 kB:
-IQ as (T, 2) integers, images as (C, H, W); `examples.json` says what each is.
+Files of `examples/` come from the project's simulators under fixed seeds; CSI is cut from `examples/esp32-activities` of
+the repository, which was measured. Each is a recording of its own, at most 100 kB: IQ as (T, 2) integers, images as
+(C, H, W), CSI as (subcarriers, packets); `examples.json` says what each is.
 """
 
+import csv
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,17 @@ MODULATION_SAMPLES, MODULATION_SNR_DB = 2048, 24
 SERVICES = {"bluetooth": 2, "ads-b": 2, "lora": 2, "wifi": 1, "fm": 1, "ais": 1, "morse": 1}  # how many of each
 ACTIVITIES = ["clean", "walk"]
 ACTIVITY_PACKETS = 280  # of 500: what fits into a file
+MEASURED = Path(__file__).parents[2] / "examples" / "esp32-activities"
+MEASURED_BY = "Matey-Sanz et al., Apache-2.0"
+MEASURED_SESSION = "D4"  # the last one; of each activity so many, the first is shown
+MEASURED_ACTIVITIES = {
+    "WALKING_RX": 2,
+    "WALKING_TX": 1,
+    "SEATED_RX": 1,
+    "STANDING_UP_RX": 1,
+    "TURN_TX": 1,
+    "SITTING_DOWN_TX": 1,
+}
 
 
 def integers(iq: np.ndarray, dtype) -> np.ndarray:
@@ -52,6 +65,19 @@ def first_of_class(task, name: str, count: int) -> list[dict]:
     raise ValueError(f"expected rows of class {name}, found too few")
 
 
+def measured_csi() -> list[dict]:
+    """Whole activities, 8 bit amplitudes as they are there."""
+    with (MEASURED / "metadata.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["session"] == MEASURED_SESSION]
+    made = []
+    for name, count in MEASURED_ACTIVITIES.items():
+        for row in [row for row in rows if row["label"] == name][:count]:
+            array = np.load(MEASURED / row["file_name"])[:, int(row["start"]) : int(row["stop"])]
+            facts = {"label": name.lower().replace("_", "-"), "sampling_rate_hz": row["sampling_rate_hz"]}
+            made.append({"array": array, **facts, "kind": "csi", "source": MEASURED_BY})
+    return made
+
+
 def make_all() -> list[tuple[str, dict]]:
     """(task, example) in the order of the page."""
     made = [("modulation", modulation(name, number)) for name in MODULATIONS for number in range(3)]
@@ -74,7 +100,7 @@ def make_all() -> list[tuple[str, dict]]:
         array = np.round(row["image"][..., :ACTIVITY_PACKETS]).astype(np.int8)
         rate_hz = row.get("packet_rate_hz") or row["sampling_rate_hz"]
         made.append(("has", {"array": array, "label": name, "sampling_rate_hz": rate_hz}))
-    return made
+    return made + [("csi", example) for example in measured_csi()]
 
 
 def first_has(name: str) -> dict:
@@ -101,7 +127,9 @@ def main():
             raise ValueError(f"expected at most {MAX_BYTES} bytes in {path}, found {path.stat().st_size}")
         entry = {"file": path.name, "task": task, "label": example["label"]}
         entry["sampling_rate_hz"] = float(example.get("sampling_rate_hz", 0))
+        entry |= {name: example[name] for name in ("kind", "source") if name in example}
         only_compared = task == "rfs" and SERVICES[example["label"]] == 1
+        only_compared |= task == "csi" and any(entry["task"] == "csi" for entry in entries)
         entries.append(entry | {"shown": number == 0 and not only_compared})
     write_json(FOLDER / "examples.json", entries)
     print(f"{len(entries)} examples in {FOLDER}: {sum(p.stat().st_size for p in FOLDER.iterdir()) / 1e6:.2f} MB")

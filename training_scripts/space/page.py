@@ -13,6 +13,7 @@ RECONSTRUCTED = {  # title, and what its tokens are
     "waveform": ("IQ", "segments"),
     "log_spectrum": ("IQ, the spectrum of each segment", "segments"),
     "image": ("Spectrogram", "patches"),
+    "csi": ("CSI as the model sees it", "patches"),
 }
 
 
@@ -32,6 +33,8 @@ def caption(signal: Signal) -> str:
     """Of a bundled example, short."""
     if signal.task == "modulation":
         return signal.label
+    if signal.source:
+        return f"{signal.task} {signal.label}: {signal.source}"
     return signal.task if signal.task.startswith("pos") else f"{signal.task} {signal.label}"
 
 
@@ -55,6 +58,9 @@ def summary(signal: Signal, offset: float | None) -> str:
             facts.append(
                 ("carrier at", quantity(offset * rate_hz, "Hz") if rate_hz else f"{round(offset, 4) + 0.0:g} / sample")
             )
+    elif signal.kind == "csi":
+        facts = [("antennas", str(shape[0])), ("subcarriers", str(shape[1])), ("packets", f"{signal.length:,}")]
+        facts.append(("packet rate", f"{rate_hz:.4g} / s" if rate_hz else "not known"))
     else:
         facts = [("channels", str(shape[0])), ("rows x columns", f"{shape[1]} x {signal.length}")]
         if rate_hz:
@@ -63,7 +69,8 @@ def summary(signal: Signal, offset: float | None) -> str:
         facts.append(("read here", f"first {shape[-1]:,}"))
     cells = "".join(f"<div><dt>{name}</dt><dd>{escape(value)}</dd></div>" for name, value in facts)
     title = f"{signal.task}: {signal.label}" if signal.task else signal.name
-    return f"<section class='summary'><h2>{escape(title)}</h2><dl>{cells}</dl></section>"
+    source = note(f"Measured by {signal.source}.") if signal.source else ""
+    return f"<section class='summary'><h2>{escape(title)}</h2><dl>{cells}</dl>{source}</section>"
 
 
 def reconstruction_note(name: str, parts: Reconstruction) -> str:
@@ -88,7 +95,7 @@ def neighbours(found: list[tuple[Signal, float]]) -> str:
         source = f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
         label = escape(signal.label)
         cards.append(
-            f"<figure class='neighbour'><img src='{source}' alt='spectrogram of {label}'><figcaption><b>{label}</b>"
+            f"<figure class='neighbour'><img src='{source}' alt='picture of {label}'><figcaption><b>{label}</b>"
             f"<span>{escape(signal.task)}</span><span>cosine {cosine:.2f}</span></figcaption></figure>"
         )
     return f"<div class='neighbours'>{''.join(cards)}</div>"
@@ -112,5 +119,9 @@ def prediction(one: Prediction) -> str:
             f"<i style='width:{100 * score:.1f}%'></i></div>"
             for label, score in one.values[:MAX_CLASSES]
         )
-    kind = "" if one.unit else " idle"
-    return f"<article class='adapter{kind}'><h4>{escape(one.adapter)}</h4>{body}{note(one.note)}</article>"
+    unlike = one.novelty is not None and one.novelty > 1
+    kind = (" unlike" if unlike else "") if one.unit else " idle"
+    told = "" if one.novelty is None else note(f"novelty {one.novelty:.3g}")
+    if unlike:
+        told = f"<p class='mark'>unlike its training data (novelty {one.novelty:.3g})</p>"
+    return f"<article class='adapter{kind}'><h4>{escape(one.adapter)}</h4>{told}{body}{note(one.note)}</article>"

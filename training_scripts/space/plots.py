@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from serving import Reconstruction
 
-from modeling_mmwfm.views_mmwfm import carrier_offset, shift_frequency
+from modeling_mmwfm.views_mmwfm import amplitude_db, carrier_offset, doppler_image, fill_unused, shift_frequency
 
 INK = "#010203"  # becomes the text colour of the page
 I_COLOR, Q_COLOR = "#3b82f6", "#f59e0b"
@@ -33,6 +33,7 @@ CONSTELLATION_SAMPLES = 4096
 MAX_FRAMES = 400
 RANGE_DB = 60  # of a waterfall, below its peak, at most
 SHOWN_SAMPLES, SHOWN_SEGMENTS = 384, 16  # at least
+DOPPLER_WINDOW = 32  # packets
 
 
 def draw(size: tuple[float, float], plot, description: str) -> str:
@@ -67,9 +68,12 @@ def color_limits(image: np.ndarray) -> tuple[float, float]:
 
 
 def plot_waterfall(signal: Signal) -> str:
-    """Frequency over time, power in dB; of an image-like recording its channels."""
+    """Frequency over time, power in dB; of CSI its amplitude, of an image-like recording its channels."""
     if signal.kind == "image":
         return draw((9.3, 3.1), lambda figure: draw_channels(figure, signal), f"channels of {signal.name}")
+
+    if signal.kind == "csi":
+        return draw((6.2, 3.1), lambda figure: draw_amplitude(figure, signal), f"amplitude of {signal.name}")
 
     def plot(figure):
         axes = figure.subplots()
@@ -87,6 +91,45 @@ def plot_waterfall(signal: Signal) -> str:
         figure.colorbar(shown, ax=axes, label="power (dB)", pad=0.01).outline.set_visible(False)
 
     return draw((6.2, 3.1), plot, f"waterfall of {signal.name}")
+
+
+def amplitude(signal: Signal) -> np.ndarray:
+    """Of CSI: (subcarriers, packets), the mean over the antennas."""
+    return np.abs(signal.values).mean(0)
+
+
+def draw_amplitude(figure, signal: Signal):
+    axes, image, rate_hz = figure.subplots(), amplitude(signal), signal.sampling_rate_hz
+    low, high = np.quantile(image, [0.01, 0.99])
+    extent = (0, image.shape[1] / (rate_hz or 1), -0.5, len(image) - 0.5)
+    shown = axes.imshow(
+        image, origin="lower", aspect="auto", extent=extent, vmin=low, vmax=high + 1e-6, interpolation="nearest"
+    )
+    axes.set(xlabel="time (s)" if rate_hz else "packet", ylabel="subcarrier")
+    figure.colorbar(shown, ax=axes, label="amplitude", pad=0.01).outline.set_visible(False)
+
+
+def plot_doppler(signal: Signal) -> str:
+    """Of CSI what moves: gain control and static channel taken off, the mean over antennas and subcarriers."""
+
+    def plot(figure):
+        axes, rate_hz = figure.subplots(), signal.sampling_rate_hz
+        values = amplitude_db(fill_unused(torch.from_numpy(signal.values)[None]))
+        if values.shape[2] > 1:  # of one subcarrier nothing would be left
+            values = values - values.mean(2, keepdim=True)
+        values = values - values.mean(3, keepdim=True)
+        bins = DOPPLER_WINDOW // 2
+        image = doppler_image(values, MAX_FRAMES, 1, DOPPLER_WINDOW, bins, merge_antennas=True)[0, 0].numpy()
+        packets = signal.values.shape[2]
+        start = min(DOPPLER_WINDOW, packets) / 2  # the middle of the first window
+        times = np.array([start, max(packets - start, start + 1)]) / (rate_hz or 1)
+        frequencies = np.array([-0.5, bins - 0.5]) / DOPPLER_WINDOW * (rate_hz or 1)
+        low, high = color_limits(image)
+        axes.imshow(image, origin="lower", aspect="auto", extent=(*times, *frequencies), vmin=low, vmax=high)
+        axes.set(xlabel="time (s)" if rate_hz else "packet", title="motion: Doppler, power in dB")
+        axes.set(ylabel="frequency (Hz)" if rate_hz else "frequency / packet rate")
+
+    return draw((3.1, 3.1), plot, f"Doppler of {signal.name}")
 
 
 def draw_channels(figure, signal: Signal):
@@ -188,13 +231,13 @@ def plot_image(parts: Reconstruction) -> str:
 
 
 def thumbnail(signal: Signal, size: int = 160) -> Image.Image:
-    """Spectrogram, or the first channel, without axes."""
+    """Spectrogram, amplitude of CSI, or the first channel, without axes."""
     if signal.kind == "iq":
         image = stft_db(signal.values, 64, size)
         low, high = color_limits(image)
         high = max(high, low + 20)  # noise is not to look like a signal
     else:
-        image = signal.values[0]
+        image = amplitude(signal) if signal.kind == "csi" else signal.values[0]
         low, high = np.quantile(image, [0.01, 0.99])
     shades = np.clip((image[::-1] - low) / (high - low + 1e-6), 0, 1)
     colors = (matplotlib.colormaps["viridis"](shades)[..., :3] * 255).astype(np.uint8)

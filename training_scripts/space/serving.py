@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoModelForPreTraining, AutoProcessor
 
 from modeling_mmwfm.adapters_mmwfm import MMWFMAdapters, fetch
 from modeling_mmwfm.figures_mmwfm import reconstruct
+from modeling_mmwfm.processing_mmwfm import OTHER_PACKET_RATE
 from modeling_mmwfm.regimes_mmwfm import adapted_families
 
 logger = logging.getLogger(__name__)
@@ -22,7 +23,8 @@ MAX_SAMPLES = 4096  # of IQ that the model sees, less of many antennas
 MIN_FRAMES = 128  # of a spectrogram: of short recordings a shorter window gives them
 MAX_TOKENS = 1024
 MAX_RATE_RATIO = 100  # that a sampling rate is converted by
-INPUTS = {"iq": "iq_values", "image": "pixel_values"}
+FAMILIES = {"iq": "iq", "image": "image", "csi": "image"}  # kind of a signal -> what the model takes it for
+KINDS = {"iq": "iq", "image": "images", "csi": "csi"}  # -> what the processor calls it
 
 
 @dataclass(frozen=True)
@@ -43,12 +45,17 @@ class Reconstruction:
 
 @dataclass(frozen=True)
 class Prediction:
-    """Of one adapter: classes with scores or axes with metres, best first; or why there is none."""
+    """Of one adapter: classes with scores or axes with metres, best first; or why there is none.
+
+    Attributes:
+        novelty: above 1 where the recording is unlike the adapter's training rows; None: not known.
+    """
 
     adapter: str
     unit: str  # "score", "m" or ""
     values: list[tuple[str, float]]
     note: str
+    novelty: float | None = None
 
 
 class Serving:
@@ -81,12 +88,14 @@ class Serving:
             name = self.adapters.load(folder, Path(folder).name.replace(".", "-"))
             self.processors[name] = AutoProcessor.from_pretrained(folder)
             settings = json.loads((fetch(folder) / "adapter_config.json").read_text())
-            self.families[name] = set(adapted_families(settings["modules_to_save"]))
+            self.families[name] = adapted_families(settings["modules_to_save"])
         self.lock = Lock()  # a mask ratio belongs to the configuration
 
-    def prepare(self, processor, signal: Signal, views=("iq",)) -> dict[str, torch.Tensor]:
-        """Inputs of the model; IQ of another rate is converted."""
+    def prepare(self, processor, signal: Signal, views=None) -> dict[str, torch.Tensor]:
+        """Inputs of the model; IQ of another rate is converted. `views` of IQ: those of the processor if not given."""
         rate_hz = signal.sampling_rate_hz or None
+        if signal.kind == "csi":
+            return dict(processor(csi=signal.values, packet_rate_hz=rate_hz))
         if signal.kind == "image":
             fitted_hz = processor.image_processor.packet_rate_hz
             return dict(processor(images=signal.values, packet_rate_hz=rate_hz, resample=bool(fitted_hz and rate_hz)))
@@ -109,9 +118,14 @@ class Serving:
             return {}, str(error)
 
     def families_of_base(self, signal: Signal) -> tuple[dict[str, dict], str]:
+        if signal.kind != "iq" and "image" not in self.config.modalities:
+            return {}, f"{self.name} takes IQ alone"
+        if signal.kind == "csi":
+            batch, known = self.prepare(self.processor, signal), self.config.num_channels
+            if (channels := batch["pixel_values"].shape[1]) != known:
+                return {}, f"{self.name} was pretrained on images of {known} channels, this CSI has {channels}"
+            return {"image": batch}, ""
         if signal.kind == "image":
-            if "image" not in self.config.modalities:
-                return {}, f"{self.name} takes IQ alone"
             channels, known, note = len(signal.values), self.config.num_channels, ""
             if channels != known and known > 1:
                 return {}, (
@@ -119,8 +133,7 @@ class Serving:
                     "for such images take it"
                 )
             if channels != known:  # what an adapter's projection of the channels starts from
-                values = np.abs(signal.values) if np.iscomplexobj(signal.values) else signal.values
-                signal = replace(signal, values=values.mean(0, keepdims=True))
+                signal = replace(signal, values=signal.values.mean(0, keepdims=True))
                 note = f"The mean of {channels} channels: {self.name} was pretrained on images of one."
             return {"image": self.prepare(self.processor, signal)}, note
         if len(signal.values) > self.config.max_antennas:
@@ -130,7 +143,9 @@ class Serving:
             )
         found = {}
         if "iq" in self.config.modalities:
-            found["iq"] = self.prepare(self.processor, replace(signal, values=self.match_level(signal.values)))
+            found["iq"] = self.prepare(
+                self.processor, replace(signal, values=self.match_level(signal.values)), views=("iq",)
+            )
         is_csi = self.processor.image_processor.takes_csi or self.config.num_channels != 1
         if "image" in self.config.modalities and not is_csi:
             found["image"] = dict(self.processor.image_processor(self.spectrogram(signal)))
@@ -160,14 +175,15 @@ class Serving:
     def embed(self, signal: Signal) -> np.ndarray | None:
         """(D,) mean over the tokens of the recording's own family; None if the base model does not take it."""
         parts, _ = self.prepare_families(signal)
-        if signal.kind not in parts:
+        family = FAMILIES[signal.kind]
+        if family not in parts:
             return None
-        return self.model.mmwfm(**parts[signal.kind]).last_hidden_state[0, 1:].mean(0).numpy()
+        return self.model.mmwfm(**parts[family]).last_hidden_state[0, 1:].mean(0).numpy()
 
     @torch.no_grad()
     def reconstruct(self, signal: Signal, mask_ratio: float) -> tuple[dict[str, Reconstruction], str]:
-        """By what is reconstructed, "waveform", "log_spectrum" and "image"; a higher ratio hides what a lower one
-        hides, and more."""
+        """By what is reconstructed, "waveform", "log_spectrum" and "image", or "csi"; a higher ratio hides what a lower
+        one hides, and more."""
         parts, note = self.prepare_families(signal)
         found = {}
         for family, batch in parts.items():
@@ -176,6 +192,8 @@ class Serving:
             note = (
                 f"{self.name} reconstructs of IQ its {' and '.join(self.config.iq_targets)}, which is not drawn here"
             )
+        if signal.kind == "csi" and found:
+            found = {"csi": found["image"]}
         return found, note
 
     def reconstruct_family(self, family: str, batch: dict, mask_ratio: float) -> dict[str, Reconstruction]:
@@ -189,28 +207,46 @@ class Serving:
         """Of every adapter."""
         return [self.predict_one(name, signal) for name in self.adapters.names]
 
+    def taken(self, name: str) -> list[str]:
+        """What an adapter takes, all at once: its processor says so, or its input modules do."""
+        processor, families = self.processors[name], self.families[name]
+        if processor.kind:
+            return [processor.kind]
+        if len(families) > 1 and len(processor.iq_views) > 1:
+            return ["iq"]  # both are made of it
+        return [KINDS[family] for family in families]
+
     def predict_one(self, name: str, signal: Signal) -> Prediction:
-        families, config = self.families[name], self.adapters.tasks[name].config
-        if signal.kind not in families or (signal.kind == "image" and len(families) > 1):
-            wanted = " and ".join({"iq": "IQ", "image": "images"}[family] for family in sorted(families))
-            found = {"iq": "IQ", "image": "an image"}[signal.kind]
+        processor, config = self.processors[name], self.adapters.tasks[name].config
+        if signal.kind == "csi" and processor.kind is None and processor.image_processor.csi_to_db:
+            signal = replace(signal, kind="image")  # before CSI was an input of its own, such processors took it so
+        taken = self.taken(name)
+        if taken != [KINDS[signal.kind]]:
+            wanted = " and ".join({"iq": "IQ", "images": "images", "csi": "CSI"}[kind] for kind in taken)
+            found = {"iq": "IQ", "image": "an image", "csi": "CSI"}[signal.kind]
             return Prediction(name, "", [], f"takes {wanted}; this recording is {found}")
-        views = ("iq", "spectrogram") if len(families) > 1 else ("iq",)
         try:
-            batch = self.prepare(self.processors[name], signal, views)
-            logits = self.adapters(adapter_names=name, **batch).logits[0].float()
+            output = self.adapters(adapter_names=name, **self.prepare(processor, signal))
         except ValueError as error:
             return Prediction(name, "", [], str(error))
+        logits, novelty = output.logits[0].float(), None if output.novelty is None else output.novelty.item()
         labels = [config.id2label[number] for number in range(len(logits))]
-        note = self.rate_note(self.processors[name], signal)
+        note = self.rate_note(processor, signal)
         if config.problem_type == "regression":
             if labels[0].startswith("LABEL_") and len(labels) <= 3:
                 labels = list("xyz")[: len(labels)]
-            return Prediction(name, "m", list(zip(labels, logits.tolist())), note)
+            return Prediction(name, "m", list(zip(labels, logits.tolist())), note, novelty)
         scores, order = logits.softmax(-1).sort(descending=True)
-        return Prediction(name, "score", [(labels[i], s) for i, s in zip(order.tolist(), scores.tolist())], note)
+        values = [(labels[i], score) for i, score in zip(order.tolist(), scores.tolist())]
+        return Prediction(name, "score", values, note, novelty)
 
     def rate_note(self, processor, signal: Signal) -> str:
+        if signal.kind == "csi":
+            fitted_hz, rate_hz = processor.csi_processor.packet_rate_hz, signal.sampling_rate_hz
+            if not fitted_hz or rate_hz and abs(rate_hz / fitted_hz - 1) <= OTHER_PACKET_RATE:
+                return ""
+            found = f"this recording has {rate_hz:.4g}" if rate_hz else "the rate of this recording is not known"
+            return f"trained at {fitted_hz:.4g} packets/s; {found}"
         fitted_hz = processor.feature_extractor.sampling_rate_hz
         if signal.kind == "image" or not fitted_hz:
             return ""
@@ -243,7 +279,7 @@ class Bank:
 
     def __init__(self, serving: Serving, signals: list[Signal]):
         self.serving, self.signals, self.rows, self.means = serving, {}, {}, {}
-        for kind in INPUTS:
+        for kind in FAMILIES:
             embedded = [(signal, serving.embed(signal)) for signal in signals if signal.kind == kind]
             embedded = [(signal, row) for signal, row in embedded if row is not None]
             if embedded:
