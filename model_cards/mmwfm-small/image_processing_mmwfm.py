@@ -5,7 +5,7 @@ import torch
 from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
 
 from .feature_extraction_mmwfm import RunningStatistics, check_normalization, check_values, stack_by_shape
-from .views_mmwfm import amplitude_db, check_doppler, doppler_image, fill_unused, match_rate
+from .views_mmwfm import amplitude_db, check_doppler, check_unit, doppler_image, fill_unused, match_rate
 
 
 class MMWFMImageProcessor(BaseImageProcessor):
@@ -23,6 +23,7 @@ class MMWFMImageProcessor(BaseImageProcessor):
             measured by `fit`) or "none".
         image_min, image_max: range of the raw values.
         image_mean, image_std: one value per channel, of scaled and resized images.
+        sample_share: of "dataset", how far mean and variance are those of the sample instead, 0 (not at all) to 1.
         csi_to_db: 20 log10(|values| + 1e-6); complex CSI is taken then, and only then.
         fill_unused_subcarriers: of linear CSI, before `csi_to_db`, which it needs: guards and DC take the values of their
             nearest neighbours in use (see `fill_unused`).
@@ -35,6 +36,7 @@ class MMWFMImageProcessor(BaseImageProcessor):
             neighbouring subcarriers, num_groups * bins rows (see `doppler_image`). With 16 bins and patches of 16 rows
             one row of patches is one group. A static channel fills bins 0 and 1 (the Hann window's), unless
             `remove_time_mean`.
+        merge_antennas: one channel of Doppler, the mean power over the antennas; else one channel for each.
     """
 
     model_input_names = ["pixel_values"]
@@ -54,6 +56,8 @@ class MMWFMImageProcessor(BaseImageProcessor):
         remove_packet_mean: bool = False,
         remove_time_mean: bool = False,
         doppler: dict[str, int] | None = None,
+        merge_antennas: bool = False,
+        sample_share: float = 0.0,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -64,6 +68,10 @@ class MMWFMImageProcessor(BaseImageProcessor):
             raise ValueError(f"`size`: expected 'height' and 'width', found {size}")
         if fill_unused_subcarriers and not csi_to_db:
             raise ValueError("`fill_unused_subcarriers`: expected `csi_to_db`, which takes linear CSI, found none")
+        if not 0 <= sample_share <= 1:
+            raise ValueError(f"`sample_share`: expected 0 to 1, found {sample_share}")
+        if merge_antennas and doppler is None:
+            raise ValueError("`merge_antennas`: expected `doppler`, whose power is averaged, found none")
         self.doppler = doppler if doppler is None else check_doppler(doppler)
         height = 224 if doppler is None else self.doppler["num_groups"] * self.doppler["bins"]
         self.size = None if keep_size else size or {"height": height, "width": 224}
@@ -81,6 +89,8 @@ class MMWFMImageProcessor(BaseImageProcessor):
         self.packet_rate_hz = packet_rate_hz
         self.remove_packet_mean = remove_packet_mean
         self.remove_time_mean = remove_time_mean
+        self.merge_antennas = merge_antennas
+        self.sample_share = sample_share
 
     @property
     def takes_csi(self) -> bool:
@@ -88,7 +98,12 @@ class MMWFMImageProcessor(BaseImageProcessor):
         return bool(self.csi_to_db or self.remove_packet_mean or self.remove_time_mean or self.doppler)
 
     def __call__(
-        self, images, packet_rate_hz: float | None = None, resample: bool = False, return_tensors: str = "pt"
+        self,
+        images,
+        packet_rate_hz: float | None = None,
+        resample: bool = False,
+        unit: str | None = None,
+        return_tensors: str = "pt",
     ) -> BatchFeature:
         """Take the view of images, resize and normalise them.
 
@@ -97,6 +112,7 @@ class MMWFMImageProcessor(BaseImageProcessor):
                 torch. 8-bit images become [0, 1]. CSI is (antennas, subcarriers, packets).
             packet_rate_hz: of this CSI.
             resample: convert to the fitted packet rate instead of refusing another one.
+            unit: of these values, "linear" or "db", where it is known; `csi_to_db` refuses what is in dB already.
             return_tensors: "pt" or "np".
 
         Returns:
@@ -104,9 +120,9 @@ class MMWFMImageProcessor(BaseImageProcessor):
 
         Raises:
             ValueError: wrong rank or type, empty, NaN or Inf, unequal channels, unequal sizes without `size`,
-                another packet rate, CSI that the view cannot take.
+                another packet rate, CSI that the view cannot take, a second conversion to dB.
         """
-        groups = self.read(images, packet_rate_hz, resample)
+        groups = self.read(images, packet_rate_hz, resample, unit)
         groups = [(rows, self.normalize(self.resize(values))) for rows, values in groups]
         shapes = {tuple(values.shape[1:]) for _, values in groups}
         if len(shapes) > 1:
@@ -118,11 +134,9 @@ class MMWFMImageProcessor(BaseImageProcessor):
                 pixel_values[rows] = values
         return BatchFeature({"pixel_values": pixel_values}).convert_to_tensors(return_tensors)
 
-    def measure(
-        self, images, statistics: RunningStatistics, packet_rate_hz: float | None = None, resample: bool = False
-    ):
+    def measure(self, images, statistics: RunningStatistics, **options):
         """Add images, as for a call, to the statistics: range before, moments after resizing, both of the view."""
-        for _, values in self.read(images, packet_rate_hz, resample):
+        for _, values in self.read(images, **options):
             statistics.low = min(statistics.low, values.min().item())
             statistics.high = max(statistics.high, values.max().item())
             statistics.add(self.resize(values).movedim(1, -1).flatten(0, -2))
@@ -150,7 +164,12 @@ class MMWFMImageProcessor(BaseImageProcessor):
             mean, std = (values.new_tensor(numbers)[:, None, None] for numbers in (self.image_mean, self.image_std))
             low = 0.0 if self.image_min is None else self.image_min
             span = 1.0 if self.image_max is None else self.image_max - low
-            return ((values - low) / span - mean) / std
+            values = ((values - low) / span - mean) / std
+            if self.sample_share:
+                variance, mean = torch.var_mean(values, (1, 2, 3), correction=0, keepdim=True)
+                values = (values - self.sample_share * mean) / torch.lerp(
+                    torch.ones_like(variance), variance, self.sample_share
+                ).sqrt().clamp(min=torch.finfo(torch.float32).tiny)
         return values
 
     def resize(self, values: torch.Tensor) -> torch.Tensor:
@@ -164,16 +183,19 @@ class MMWFMImageProcessor(BaseImageProcessor):
         if self.csi_to_db:
             values = amplitude_db(fill_unused(values) if self.fill_unused_subcarriers else values)
         values = match_rate(values, self.packet_rate_hz, packet_rate_hz, resample, "packet_rate_hz")
-        if self.remove_packet_mean:
+        if self.remove_packet_mean and values.shape[2] > 1:  # of one subcarrier nothing would be left
             values = values - values.mean(2, keepdim=True)
         if self.remove_time_mean:
             values = values - values.mean(3, keepdim=True)
         if self.doppler is not None:
-            values = doppler_image(values, self.size["width"], **self.doppler)
+            values = doppler_image(values, self.size["width"], **self.doppler, merge_antennas=self.merge_antennas)
         return values
 
-    def read(self, images, packet_rate_hz=None, resample=False) -> list[tuple[list[int], torch.Tensor]]:
+    def read(self, images, packet_rate_hz=None, resample=False, unit=None) -> list[tuple[list[int], torch.Tensor]]:
         """Checked images in their view, grouped by shape: [(positions in the batch, (B, C, H, W) float32), ...]."""
+        check_unit(unit)
+        if unit == "db" and self.csi_to_db:
+            raise ValueError("`csi_to_db`: expected linear CSI, found values that are in dB already")
         from_list = isinstance(images, (list, tuple))
         images = [from_pil(image) for image in images] if from_list else from_pil(images)
         groups = []

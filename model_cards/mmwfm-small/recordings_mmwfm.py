@@ -14,6 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
+from .csi_captures_mmwfm import CSI_SUFFIXES, capture_tool, read_capture
+
 # SigMF name of a complex sample -> dtype of its I and of its Q, which are interleaved in the file.
 DATATYPES = {"ci8": np.dtype("i1"), "cu8": np.dtype("u1")} | {
     f"c{kind}{8 * size}_{order}": np.dtype(f"{'<' if order == 'le' else '>'}{kind}{size}")
@@ -21,7 +23,7 @@ DATATYPES = {"ci8": np.dtype("i1"), "cu8": np.dtype("u1")} | {
     for order in ("le", "be")
 }
 RAW_SUFFIXES = {".bin": None, ".cu8": "cu8", ".cs8": "ci8", ".cs16": "ci16_le", ".cf32": "cf32_le"}
-SUFFIXES = (".sigmf-meta", ".sigmf-data", ".npy", ".wav", *RAW_SUFFIXES)
+SUFFIXES = (".sigmf-meta", ".sigmf-data", ".npy", ".wav", *RAW_SUFFIXES, *CSI_SUFFIXES)
 # What a file starts with, whatever its name says.
 SIGNATURES = {
     b"\x93NUMPY": "an .npy array",
@@ -42,9 +44,9 @@ class Recording:
     """IQ or image-like data in a file; time is the last axis. Nothing is held but what `window` returns.
 
     Attributes:
-        kind: "iq" or "image".
-        shape: (A, T) antennas x samples, or (C, H, W).
-        open_raw: maps the file: complex (A, T), real (A, T, 2) or (C, H, W), as stored.
+        kind: "iq", "image" or "csi".
+        shape: (A, T) antennas x samples, (C, H, W) or (A, subcarriers, packets).
+        open_raw: maps the file: complex (A, T), real (A, T, 2), (C, H, W) or CSI, as stored.
         sampling_rate_hz, center_frequency_hz: 0 where the file does not say.
     """
 
@@ -56,7 +58,8 @@ class Recording:
     center_frequency_hz: float = 0.0
 
     def window(self, start: int, length: int) -> np.ndarray:
-        """Samples (columns) start to start + length: IQ complex64 (A, length), image float32 (C, H, length).
+        """Samples (columns, packets) start to start + length: IQ complex64 (A, length), image float32 (C, H, length), CSI
+        as complex64 or float32 (A, subcarriers, length).
 
         IQ integers become full scale +-1: for 8 bits (x - 127.5) / 128 if unsigned, x / 128 if signed, and so on.
 
@@ -65,12 +68,12 @@ class Recording:
         """
         # Mapped anew each time: pages that were read stay resident for as long as a map lives.
         raw = self.open_raw()
-        raw = raw[..., start : start + length] if self.kind == "image" else raw[:, start : start + length]
+        raw = raw[:, start : start + length] if self.kind == "iq" else raw[..., start : start + length]
         with np.errstate(invalid="ignore", over="ignore"):
-            if self.kind == "image":
-                values = np.array(raw, dtype=np.float32, order="C")
-            elif raw.dtype.kind == "c":
+            if raw.dtype.kind == "c":
                 values = np.array(raw, dtype=np.complex64, order="C")
+            elif self.kind != "iq":
+                values = np.array(raw, dtype=np.float32, order="C")
             else:
                 values = np.array(full_scale(raw), dtype=np.float32, order="C").view(np.complex64)[..., 0]
         if not np.isfinite(values).all():
@@ -94,27 +97,43 @@ def full_scale(raw: np.ndarray) -> np.ndarray:
     return (floats - (half - 0.5)) / half if raw.dtype.kind == "u" else floats / half
 
 
-def describe(path: Path | str, array: np.ndarray) -> tuple[str, Callable[[np.ndarray], np.ndarray]]:
-    """What an array is by dtype and shape: kind, and how it becomes (A, T), (A, T, 2) or (C, H, W)."""
+def describe(
+    path: Path | str, array: np.ndarray, kind: str | None = None
+) -> tuple[str, Callable[[np.ndarray], np.ndarray]]:
+    """What an array is: kind, and how it becomes (A, T), (A, T, 2), (C, H, W) or (A, subcarriers, packets).
+
+    Args:
+        kind: "iq", "image" or "csi" where it is known; None: by dtype and shape, where three complex axes are CSI.
+    """
     found = f"{array.dtype} {array.shape}"
     if array.dtype.kind not in "iufc":
         raise ValueError(f"expected numbers in {path}, found {found}")
     if array.size == 0:
         raise ValueError(f"expected samples in {path}, found an empty array, {found}")
-    is_pairs = array.dtype.kind != "c" and array.ndim in (2, 3) and array.shape[-1] == 2
-    if is_pairs or (array.dtype.kind == "c" and array.ndim in (1, 2)):
+    is_complex = array.dtype.kind == "c"
+    if kind == "csi" or (kind is None and is_complex and array.ndim == 3):
+        if array.ndim not in (2, 3):
+            raise ValueError(
+                f"expected CSI as (subcarriers, packets) or (antennas, subcarriers, packets) in {path}, found {found}"
+            )
+        return "csi", lambda raw: raw.reshape((-1, *array.shape[-2:]))
+    is_pairs = not is_complex and array.ndim in (2, 3) and array.shape[-1] == 2 and kind != "image"
+    if kind != "image" and (is_pairs or (is_complex and array.ndim in (1, 2))):
         shape = array.shape if array.ndim == 2 + is_pairs else (1, *array.shape)
         if array.dtype.kind in "iu" and array.dtype.itemsize > 4:
             raise ValueError(f"expected IQ integers of 8, 16 or 32 bits in {path}, found {found}: no full scale")
         if shape[0] > shape[1]:
             raise ValueError(f"expected IQ as (antennas, samples) in {path}, found {found}: transpose it")
         return "iq", lambda raw: raw.reshape(shape)
-    if array.dtype.kind != "c" and array.ndim in (2, 3):
+    if kind != "iq" and not is_complex and array.ndim in (2, 3):
         return "image", lambda raw: raw.reshape((-1, *array.shape[-2:]))
-    raise ValueError(
-        f"expected complex (T,) or (A, T), real (T, 2) or (A, T, 2), or image-like (H, W) or (C, H, W) in {path}, "
-        f"found {found}"
-    )
+    forms = {
+        "iq": "IQ as complex (T,) or (A, T), or real (T, 2) or (A, T, 2)",
+        "image": "image-like real (H, W) or (C, H, W)",
+        "csi": "CSI as complex (A, subcarriers, packets)",
+    }
+    expected = forms[kind] if kind else ", or ".join(forms.values())
+    raise ValueError(f"expected {expected} in {path}, found {found}")
 
 
 def map_interleaved(path, dtype, num_antennas, offset, data_bytes, name, **attributes) -> Recording:
@@ -154,7 +173,7 @@ def read_raw(path: Path, datatype: str | None, num_antennas: int, skip_bytes=0, 
     return map_interleaved(path, DATATYPES[datatype], num_antennas, skip_bytes, data_bytes, datatype, **attributes)
 
 
-def read_npy(path: Path) -> Recording:
+def read_npy(path: Path, kind: str | None = None) -> Recording:
     check_signature(path, "an .npy array", (b"\x93NUMPY",))
     try:
         array = np.lib.format.open_memmap(path, mode="r")
@@ -162,7 +181,7 @@ def read_npy(path: Path) -> Recording:
         raise ValueError(
             f"expected a complete .npy file of numbers in {path}, found something else: {error}"
         ) from error
-    kind, arrange = describe(path, array)
+    kind, arrange = describe(path, array, kind)
     shape = arrange(array).shape[: 2 if kind == "iq" else 3]
     return Recording(path, kind, shape, lambda: arrange(np.lib.format.open_memmap(path, mode="r")))
 
@@ -245,11 +264,35 @@ def read_sigmf(path: Path) -> Recording:
     return recording
 
 
-def open_recording(path: str | Path, datatype: str | None = None, num_antennas: int = 1) -> Recording:
+def read_csi(path: Path, chip: str | None = None) -> Recording:
+    """A capture of a CSI tool, by its content; `sampling_rate_hz` is that of the packets."""
+    tool = capture_tool(path)
+    if tool is None:
+        raise ValueError(f"expected a capture of nexmon, esp32, intel or atheros in {path}, found something else")
+    capture = read_capture(path, tool, chip)
+    amplitude = capture.amplitude
+    return Recording(path, "csi", amplitude.shape, lambda: amplitude, capture.packet_rate_hz)
+
+
+def is_recording(path: Path) -> bool:
+    """False for tables and other files that share a suffix with captures of CSI."""
+    return path.suffix.lower() not in CSI_SUFFIXES or capture_tool(path) is not None
+
+
+def open_recording(
+    path: str | Path,
+    datatype: str | None = None,
+    num_antennas: int = 1,
+    kind: str | None = None,
+    chip: str | None = None,
+) -> Recording:
     """Open a recording by the suffix of its file name, and check that its content fits.
 
     Args:
-        path: `.sigmf-meta` or `.sigmf-data`, `.npy`, `.wav`, `.bin`, `.cu8`, `.cs8`, `.cs16` or `.cf32`.
+        path: `.sigmf-meta` or `.sigmf-data`, `.npy`, `.wav`, `.bin`, `.cu8`, `.cs8`, `.cs16`, `.cf32`, or a capture of CSI:
+            `.pcap` (nexmon), `.csv` (esp32), `.dat` (intel, atheros).
+        kind: "iq", "image" or "csi", what an array in a `.npy` is; None: by its dtype and shape.
+        chip: of a capture of nexmon: 4339, 43455c0, 4358 or 4366c0.
         datatype: SigMF name of the samples in a `.bin` (cu8, ci16_le, cf32_le, ...); checked for other raw binaries.
         num_antennas: interleaved in a raw binary or WAV; checked for the other formats.
 
@@ -274,9 +317,11 @@ def open_recording(path: str | Path, datatype: str | None = None, num_antennas: 
         return read_raw(path, datatype or implied, num_antennas)
     if datatype is not None:
         raise ValueError(f"expected no datatype for {path}, found {datatype!r}: only raw binaries need it")
+    if suffix in CSI_SUFFIXES:
+        return read_csi(path, chip)
     if suffix == ".wav":
         return read_wav(path, num_antennas)
-    recording = read_npy(path) if suffix == ".npy" else read_sigmf(path)
+    recording = read_npy(path, kind) if suffix == ".npy" else read_sigmf(path)
     if recording.kind == "iq" and num_antennas not in (1, recording.shape[0]):
         raise ValueError(f"expected {num_antennas} antennas in {path}, found {recording.shape[0]}")
     return recording

@@ -49,9 +49,12 @@ class MMWFMConfig(PreTrainedConfig):
     contrastive_temperature, contrastive_size: its temperature, and the width that pooled features are projected to.
     label_min, label_max: for regression, the box of the coordinates in metres, one value per axis; the loss is taken
         on coordinates scaled to [-1, 1].
+    novelty_rank: directions by which the head tells how far an input lies outside of its training rows (`MMWFMHead`);
+        0: it does not.
     """
 
     model_type = "mmwfm"
+    keys_to_ignore_at_inference = ["novelty"]  # of Trainer, whose metrics see logits alone
 
     modalities: list[str] | tuple[str, ...] = ("iq", "image")
 
@@ -89,6 +92,7 @@ class MMWFMConfig(PreTrainedConfig):
     pooling: Literal["cls", "mean", "mean_std"] = "cls"
     label_min: list[float | int] | None = None
     label_max: list[float | int] | None = None
+    novelty_rank: int = 0
 
     def __post_init__(self, **kwargs):
         check_field_names(type(self), kwargs)

@@ -12,6 +12,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoProcessor, BatchFeature, Pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 
+from .processing_mmwfm import KINDS
 from .recordings_mmwfm import describe, open_recording
 
 if TYPE_CHECKING:  # transformers copies the code that it finds imported: so an adapter's folder gets the model's, too
@@ -19,7 +20,7 @@ if TYPE_CHECKING:  # transformers copies the code that it finds imported: so an 
 
 MAX_SAMPLES = 2**20  # in one forward, over all antennas
 PREPROCESSING = (
-    *("datatype", "num_antennas", "sampling_rate_hz", "packet_rate_hz"),
+    *("datatype", "num_antennas", "sampling_rate_hz", "packet_rate_hz", "unit", "chip"),
     *("resample", "views", "window_length"),
 )
 
@@ -80,20 +81,77 @@ def merge_batches(batches: list[BatchFeature]) -> dict[str, torch.Tensor]:
     return merged
 
 
+def read_item(
+    item, kind: str | None, window_length: int | None = None, sampling_rate_hz: float | None = None, **options
+) -> tuple[str, object, float | None]:
+    """One file or array -> "iq", "images" or "csi", its values, sampling or packet rate.
+
+    Args:
+        kind: which of these it must be, if that is known.
+        window_length: take so many samples (packets of CSI) from the middle of a longer one.
+        sampling_rate_hz: where a file does not say it; of CSI that of the packets.
+        options: `datatype`, `num_antennas` and `chip` of `open_recording`.
+    """
+    expected = {"images": "image"}.get(kind, kind)
+    if isinstance(item, (str, os.PathLike)):
+        recording = open_recording(item, kind=expected, **options)
+        name, found, length = recording.path, recording.kind, recording.shape[-1]
+        if from_file := recording.sampling_rate_hz:
+            if found == "iq" and sampling_rate_hz and abs(sampling_rate_hz / from_file - 1) > 1e-6:
+                raise ValueError(
+                    f"`sampling_rate_hz`: expected {from_file:g} for {name}, which says so itself, found "
+                    f"{sampling_rate_hz:g}"
+                )
+            sampling_rate_hz = from_file
+        window = recording.window
+    elif hasattr(item, "getbands"):  # a PIL image
+        return "images", item, None
+    else:
+        if isinstance(item, torch.Tensor):
+            item = item.detach().cpu().resolve_conj().resolve_neg()
+            item = (item.float() if item.dtype == torch.bfloat16 else item).numpy()
+        array = np.asarray(item)
+        name = "the input"
+        found, arrange = describe(name, array, expected)
+        array = arrange(array)
+        length = array.shape[1 if found == "iq" else 2]
+
+        def window(start, length):
+            return array[:, start : start + length] if found == "iq" else array[..., start : start + length]
+
+    if expected and expected != found:
+        raise ValueError(f"expected {kind} in {name}, found {found}")
+    if found == "image":
+        return "images", window(0, length), None
+    if window_length and window_length < length:
+        values = window((length - window_length) // 2, window_length)
+    elif length > MAX_SAMPLES:
+        raise ValueError(
+            f"expected at most {MAX_SAMPLES} samples at once, found {length} in {name}; `window_length` takes a "
+            "part, `python -m modeling_mmwfm.analyze` goes through the whole"
+        )
+    else:
+        values = window(0, length)
+    return found, values, sampling_rate_hz
+
+
 class MMWFMPipeline(Pipeline):
     """What both tasks share: reading and preparing an input.
 
     An input is a file name (see `open_recording`), an array (IQ: complex (T,) or (A, T), or real with a last axis of
-    2; image-like: (H, W) or (C, H, W); NumPy, torch or PIL), a dictionary with such values under "iq", "images" or
-    both, or a list of inputs; an array with one more axis in front is a list.
+    2; image-like: (H, W) or (C, H, W); CSI: (antennas, subcarriers, packets); NumPy, torch or PIL), a dictionary with
+    such values under "iq", "images" or "csi", or a list of inputs; an array with one more axis in front is a list. What
+    an array is, the dictionary decides, or the processor's `kind`; else it is told by type and shape: complex values and
+    real pairs are IQ, other real arrays images.
 
     Args, of the pipeline or of a call:
         datatype, num_antennas: of raw binaries, see `open_recording`.
         sampling_rate_hz: of recordings that do not say it themselves.
-        packet_rate_hz: of CSI.
+        packet_rate_hz, unit: of CSI, see `MMWFMProcessor`.
+        chip: of captures of nexmon, see `open_recording`.
         resample: convert to the sampling rate of the model instead of refusing another one.
-        views: what to make of IQ: "iq", "spectrogram" or both, as the model was trained.
-        window_length: take so many samples from the middle of longer recordings.
+        views: what to make of IQ: "iq", "spectrogram" or both; default: as the model was trained.
+        window_length: take so many samples (packets of CSI) from the middle of longer recordings.
     """
 
     _load_processor = True
@@ -117,7 +175,7 @@ class MMWFMPipeline(Pipeline):
     def __call__(self, inputs, **kwargs):
         if isinstance(inputs, (np.ndarray, torch.Tensor)):
             is_complex = inputs.is_complex() if isinstance(inputs, torch.Tensor) else np.iscomplexobj(inputs)
-            if inputs.ndim == (3 if is_complex else 4):
+            if inputs.ndim == (3 if is_complex and self.processor.kind != "csi" else 4):
                 inputs = list(inputs)
         if isinstance(inputs, (list, tuple)) and len(inputs) == 0:
             raise ValueError("expected at least one input, found an empty list")
@@ -130,49 +188,6 @@ class MMWFMPipeline(Pipeline):
             raise ValueError(f"expected {', '.join([*PREPROCESSING, *self.postprocessing])}, found {sorted(kwargs)}")
         return preprocessing, {}, postprocessing
 
-    def read(self, item, family, window_length, sampling_rate_hz, **options) -> tuple[str, object, float | None]:
-        """One file or array -> "iq" or "images", its values, sampling rate."""
-        if isinstance(item, (str, os.PathLike)):
-            recording = open_recording(item, **options)
-            name, kind, length = recording.path, recording.kind, recording.shape[-1]
-            if from_file := recording.sampling_rate_hz:
-                if sampling_rate_hz and abs(sampling_rate_hz / from_file - 1) > 1e-6:
-                    raise ValueError(
-                        f"`sampling_rate_hz`: expected {from_file:g} for {name}, which says so itself, found "
-                        f"{sampling_rate_hz:g}"
-                    )
-                sampling_rate_hz = from_file
-            window = recording.window
-        elif hasattr(item, "getbands"):  # a PIL image
-            return "images", item, None
-        else:
-            if isinstance(item, torch.Tensor):
-                item = item.detach().cpu()
-                item = (item.float() if item.dtype == torch.bfloat16 else item).numpy()
-            array = np.asarray(item)
-            name = "the input"
-            kind, arrange = describe(name, array)
-            array = arrange(array)
-            length = array.shape[1 if kind == "iq" else 2]
-
-            def window(start, length):
-                return array[..., start : start + length] if kind == "image" else array[:, start : start + length]
-
-        if family and family != {"image": "images"}.get(kind, kind):
-            raise ValueError(f"expected {family} in {name}, found {kind}")
-        if kind == "image":
-            return "images", window(0, length), None
-        if window_length and window_length < length:
-            values = window((length - window_length) // 2, window_length)
-        elif length > MAX_SAMPLES:
-            raise ValueError(
-                f"expected at most {MAX_SAMPLES} samples at once, found {length} in {name}; `window_length` takes a "
-                "part, `python -m modeling_mmwfm.analyze` goes through the whole"
-            )
-        else:
-            values = window(0, length)
-        return "iq", values, sampling_rate_hz
-
     def preprocess(
         self,
         inputs,
@@ -180,29 +195,29 @@ class MMWFMPipeline(Pipeline):
         num_antennas: int = 1,
         sampling_rate_hz: float | None = None,
         packet_rate_hz: float | None = None,
+        unit: str | None = None,
+        chip: str | None = None,
         resample: bool = False,
-        views: tuple[str, ...] = ("iq",),
+        views: tuple[str, ...] | None = None,
         window_length: int | None = None,
     ) -> dict:
         if window_length is not None and window_length < 1:
             raise ValueError(f"`window_length`: expected at least 1, found {window_length}")
         if isinstance(inputs, dict):
-            if unknown := set(inputs) - {"iq", "images"} or not inputs:
-                raise ValueError(f"expected 'iq', 'images' or both in an input, found {unknown or inputs}")
+            if unknown := set(inputs) - set(KINDS) or not inputs:
+                raise ValueError(f"expected 'iq', 'images' or 'csi' in an input, found {unknown or inputs}")
             parts = dict(inputs)
         else:
-            parts = {None: inputs}
-        prepared, rate_hz = {}, None
-        for family, item in parts.items():
-            kind, values, item_rate_hz = self.read(
-                item, family, window_length, sampling_rate_hz, datatype=datatype, num_antennas=num_antennas
-            )
-            prepared[kind], rate_hz = values, item_rate_hz or rate_hz
-        options = {"resample": resample}
+            parts = {self.processor.kind: inputs}
+        prepared, rates = {}, {}
+        for given, item in parts.items():
+            options = {"datatype": datatype, "num_antennas": num_antennas, "chip": chip}
+            kind, values, rate_hz = read_item(item, given, window_length, sampling_rate_hz, **options)
+            prepared[kind], rates[kind] = values, rate_hz
+        options = {"resample": resample, "unit": unit}
         if "iq" in prepared:
-            options |= {"sampling_rate_hz": rate_hz, "views": tuple(views)}
-        if "images" in prepared:
-            options["packet_rate_hz"] = packet_rate_hz
+            options |= {"sampling_rate_hz": rates["iq"], "views": views}
+        options["packet_rate_hz"] = packet_rate_hz or rates.get("csi")
         return {"batch": self.processor(**prepared, **options)}
 
 
@@ -213,7 +228,9 @@ class MMWFMSignalClassificationPipeline(MMWFMPipeline):
         top_k: labels returned (default: 5); None returns all.
 
     Returns:
-        for each input `[{"label": str, "score": float}, ...]`, or `[{"label": "x", "metres": float}, ...]`.
+        for each input `[{"label": str, "score": float}, ...]`, or `[{"label": "x", "metres": float}, ...]`. Where the head
+        knows its training rows each entry also holds their "novelty": how far the input lies outside of them, above 1
+        farther than 99 % of rows like them.
     """
 
     postprocessing = ("top_k",)
@@ -224,16 +241,19 @@ class MMWFMSignalClassificationPipeline(MMWFMPipeline):
 
     def _forward(self, inputs):
         batches = inputs["batch"] if isinstance(inputs["batch"], list) else [inputs["batch"]]
-        return {"logits": self.model(**merge_batches(batches)).logits}
+        outputs = self.model(**merge_batches(batches))
+        return {"logits": outputs.logits, "novelty": outputs.get("novelty")}
 
     def postprocess(self, outputs, top_k: int | None = 5):
         config, logits = self.model.config, outputs["logits"][0].float()
+        novelty = {} if outputs.get("novelty") is None else {"novelty": outputs["novelty"].item()}
         if config.problem_type == "regression":
             named = not config.id2label[0].startswith("LABEL_")
             names = [config.id2label[i] if named or len(logits) > 3 else "xyz"[i] for i in range(len(logits))]
-            return [{"label": name, "metres": value} for name, value in zip(names, logits.tolist())]
+            return [{"label": name, "metres": value, **novelty} for name, value in zip(names, logits.tolist())]
         scores, order = logits.softmax(-1).sort(descending=True)
-        found = [{"label": config.id2label[i], "score": score} for i, score in zip(order.tolist(), scores.tolist())]
+        pairs = zip(order.tolist(), scores.tolist())
+        found = [{"label": config.id2label[i], "score": score, **novelty} for i, score in pairs]
         return found[:top_k]
 
 

@@ -42,6 +42,8 @@ def check_architecture(config):
     for name in ("mask_ratio_iq", "mask_ratio_image"):
         if not 0 <= getattr(config, name) < 1:
             raise ValueError(f"`{name}`: expected 0 <= ratio < 1, found {getattr(config, name)}")
+    if config.novelty_rank < 0:
+        raise ValueError(f"`novelty_rank`: expected at least 0, found {config.novelty_rank}")
     check_label_limits(config)
     check_objective(config)
 

@@ -14,7 +14,7 @@ from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_outputs import BaseModelOutputWithPooling, ImageClassifierOutput
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
@@ -30,7 +30,7 @@ from .objectives_mmwfm import (
     log_spectrum,
     reconstruction_loss,
 )
-from .task_head_mmwfm import classify, make_classifier
+from .task_head_mmwfm import MMWFMClassifierOutput, classify, make_classifier
 from .tokens_mmwfm import (
     MMWFMTokens,
     MMWFMVisible,
@@ -568,6 +568,8 @@ class MMWFMForSequenceClassification(MMWFMPreTrainedModel):
         if module is self.classifier:  # small, so that the first logits hardly differ
             init.normal_(module.weight, std=self.config.initializer_range)
             init.zeros_(module.bias)
+            for buffer in module.buffers():  # of a base that knows no training rows
+                init.zeros_(buffer)
         else:
             super()._init_weights(module)
 
@@ -579,7 +581,7 @@ class MMWFMForSequenceClassification(MMWFMPreTrainedModel):
         pixel_values: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         **kwargs,
-    ) -> ImageClassifierOutput:
+    ) -> MMWFMClassifierOutput:
         r"""
         Args:
             iq_values, iq_attention_mask, pixel_values: as for `MMWFMModel`.
@@ -587,7 +589,7 @@ class MMWFMForSequenceClassification(MMWFMPreTrainedModel):
                 `(batch_size, num_labels)` in metres.
 
         Returns:
-            `loss` and `logits`, see `classify`.
+            `loss`, `logits` and `novelty`, see `classify`.
         """
         outputs = self.mmwfm(iq_values, iq_attention_mask, pixel_values, return_dict=True, **kwargs)
         return classify(self.classifier, outputs, labels, self.config)

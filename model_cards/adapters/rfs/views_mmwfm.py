@@ -130,6 +130,29 @@ def center_peak(power: torch.Tensor) -> torch.Tensor:
     return power.gather(2, order[:, None, :, None].expand(power.shape))
 
 
+def check_unit(unit: str | None):
+    if unit not in (None, "linear", "db"):
+        raise ValueError(f"`unit`: expected 'linear', 'db' or None, found {unit!r}")
+
+
+def find_unit(parts: list[torch.Tensor]) -> str:
+    """ "db" if more than 1 % of the values are negative, which amplitudes cannot be; else "linear"."""
+    negative = sum((part < 0).sum().item() for part in parts if not part.is_complex())
+    if negative <= 0.01 * sum(part.numel() for part in parts):
+        return "linear"
+    logger.warning_once("`csi` holds negative values: it is taken for dB; `unit` says what it is.")
+    return "db"
+
+
+def linear_csi(values: torch.Tensor, unit: str) -> torch.Tensor:
+    """CSI in its unit -> complex64, or linear amplitude float32."""
+    if values.is_complex():
+        if unit == "db":
+            raise ValueError("`unit`: expected 'linear' for complex CSI, found 'db'")
+        return values.to(torch.complex64)
+    return 10 ** (values.float() / 20) if unit == "db" else values.float()
+
+
 def amplitude_db(values: torch.Tensor) -> torch.Tensor:
     """CSI, complex or amplitude, -> 20 log10(|values| + 1e-6), float32.
 
@@ -178,30 +201,35 @@ def check_doppler(doppler: dict[str, int]) -> dict[str, int]:
     return settings
 
 
-def doppler_image(values: torch.Tensor, width: int, num_groups: int, window: int, bins: int) -> torch.Tensor:
+def doppler_image(
+    values: torch.Tensor, width: int, num_groups: int, window: int, bins: int, merge_antennas: bool = False
+) -> torch.Tensor:
     """CSI (B, C, subcarriers, T) float32 -> Doppler over time (B, C, num_groups * bins, frames) float32.
 
     Power of a Hann STFT over time (`window` packets, unscaled; bin k is k / window cycles per packet, 0 first),
     averaged over `num_groups` groups of neighbouring subcarriers, 10 log10(. + 1e-2), the groups one below the other.
-    The hop is max(1, T // width), so that there are at least about `width` frames where T allows.
+    The hop is max(1, T // width), so that there are at least about `width` frames where T allows, and at most half a
+    window, so that none is passed over. Fewer packets than the window are continued by the last one, and of fewer
+    subcarriers than groups each serves several groups.
 
-    Raises:
-        ValueError: fewer subcarriers than groups, fewer packets than the window.
+    Args:
+        merge_antennas: C becomes 1, the mean power over the antennas.
     """
     subcarriers, packets = values.shape[2:]
-    if subcarriers < num_groups or packets < window:
-        raise ValueError(
-            f"`doppler`: expected at least {num_groups} subcarriers and {window} packets, found {subcarriers} and "
-            f"{packets}"
-        )
+    if packets < window:
+        values = torch.cat([values, values[..., -1:].expand(*values.shape[:-1], window - packets)], -1)
+        packets = window
     # As a matrix: few bins of a short window are faster so than by FFT.
     angle = 2 * torch.pi / window * torch.arange(window)[:, None] * torch.arange(bins)
     hann = torch.hann_window(window)[:, None]
     basis = torch.cat([hann * angle.cos(), hann * angle.sin()], 1).to(values)
-    group = torch.arange(subcarriers) * num_groups // subcarriers
-    average = torch.nn.functional.one_hot(group, num_groups).T.to(values)
+    if subcarriers < num_groups:
+        average = torch.nn.functional.one_hot(torch.arange(num_groups) * subcarriers // num_groups, subcarriers)
+    else:
+        average = torch.nn.functional.one_hot(torch.arange(subcarriers) * num_groups // subcarriers, num_groups).T
+    average = average.to(values)
     average = average / average.sum(1, keepdim=True)
-    hop = max(1, packets // width)
+    hop = min(max(1, packets // width), max(1, window // 2))
     frames = 1 + (packets - window) // hop
     image = values.new_empty(*values.shape[:2], num_groups, bins, frames)
     # By parts of a bounded size: the STFT is much larger than the CSI and the image.
@@ -210,4 +238,6 @@ def doppler_image(values: torch.Tensor, width: int, num_groups: int, window: int
         squares = (part.unfold(-1, window, hop) @ basis).square_()  # (rows, subcarriers, frames, 2 bins)
         power = (average @ squares.flatten(2)).unflatten(2, squares.shape[2:])
         out.copy_((power[..., :bins] + power[..., bins:]).transpose(2, 3))
+    if merge_antennas:
+        image = image.mean(1, keepdim=True)
     return (10 * torch.log10(image.add_(1e-2))).flatten(2, 3)
