@@ -43,7 +43,7 @@ def write_recordings(folder):
 
 
 def test_snippets_of_the_readme_run(tmp_path):
-    for name in ("processing", "training_scripts", "configuration", "modeling_mmwfm", "model_cards"):
+    for name in ("processing", "training_scripts", "configuration", "modeling_mmwfm", "model_cards", "examples"):
         (tmp_path / name).symlink_to(ROOT / name)
     write_recordings(tmp_path / "my_recordings")
     text = (ROOT / "README.md").read_text()
@@ -51,7 +51,8 @@ def test_snippets_of_the_readme_run(tmp_path):
         assert published in text
         text = text.replace(published, smaller)
     snippets = re.findall(r"```(\w*)\n(.*?)```", text, flags=re.S)
-    assert [kind for kind, _ in snippets] == ["make", "python", "bash", "python", "bash", "bash", "python", "bash"]
+    kinds = ["make", "python", "python", "bash", "python", "bash", "bash", "python", "bash"]
+    assert [kind for kind, _ in snippets] == kinds
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "HF_HUB_OFFLINE": "1"}
     for kind, code in snippets:
         if kind == "make":
@@ -63,6 +64,7 @@ def test_snippets_of_the_readme_run(tmp_path):
         done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, code + done.stderr[-3000:]
     for made in (
+        "line-of-sight/adapter_model.safetensors",
         "mine-test/test_metrics.json",
         "smoke/model.safetensors",
         "small/model.safetensors",
