@@ -146,18 +146,17 @@ class MMWFMProcessor(ProcessorMixin):
         values, fitted_hz = as_csi(csi, unit), self.csi_processor.packet_rate_hz
         if not isinstance(values, list):
             values = values if values.ndim == 4 else values[None]
-        rates = np.broadcast_to(
-            np.asarray(0.0 if packet_rate_hz is None else packet_rate_hz, dtype=float), (len(values),)
-        )
-        pixel_values = [None] * len(values)
+        rates = np.asarray(0.0 if packet_rate_hz is None else packet_rate_hz, dtype=float)
+        if not resample:
+            known = rates[rates > 0]
+            if fitted_hz and known.size and np.abs(known / fitted_hz - 1).max() > OTHER_PACKET_RATE:
+                logger.warning_once(f"CSI of {known.max():g} packets/s for a model that was fitted for {fitted_hz:g}")
+            return self.csi_processor(values, packet_rate_hz=fitted_hz)["pixel_values"]
+        rates, pixel_values = np.broadcast_to(rates, (len(values),)), [None] * len(values)
         for rate_hz in np.unique(rates):
             rows = np.flatnonzero(rates == rate_hz).tolist()
-            part = [values[row] for row in rows] if isinstance(values, list) or len(rows) < len(values) else values
-            if fitted_hz and rate_hz and not resample and abs(rate_hz / fitted_hz - 1) > OTHER_PACKET_RATE:
-                logger.warning_once(f"CSI of {rate_hz:g} packets/s for a model that was fitted for {fitted_hz:g}")
-            options = {"packet_rate_hz": float(rate_hz) or None, "resample": True} if resample else {}
-            options = options or {"packet_rate_hz": fitted_hz}
-            for row, image in zip(rows, self.csi_processor(part, **options)["pixel_values"]):
+            options = {"packet_rate_hz": float(rate_hz) or None, "resample": True}
+            for row, image in zip(rows, self.csi_processor([values[row] for row in rows], **options)["pixel_values"]):
                 pixel_values[row] = image
         return torch.stack(pixel_values)
 
