@@ -205,7 +205,7 @@ class _FittedHeadMixin:
         config = AutoConfig.from_pretrained(self.model, **self._head_settings())
         if self.pooling is not None:
             config.pooling = self.pooling
-        model = AutoModelForSequenceClassification.from_pretrained(self.model, config=config)
+        model = AutoModelForSequenceClassification.from_config(config)  # of which the head alone is written
         set_head(model, self.head_)
         set_novelty(model, self.ground_)
         model = head_as_adapter(model)

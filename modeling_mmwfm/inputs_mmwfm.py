@@ -1,5 +1,6 @@
 """How a recipe says what the processor makes of its data."""
 
+import math
 from dataclasses import dataclass, field
 
 from .feature_extraction_mmwfm import MMWFMFeatureExtractor
@@ -108,7 +109,7 @@ def adapt_image_processor(found: MMWFMImageProcessor, options: dict) -> MMWFMIma
 
 
 def pretraining_processors(data) -> tuple[MMWFMProcessor, MMWFMProcessor]:
-    """The model's own, which is saved with it, and that of CSI as Doppler, which tasks make for their CSI.
+    """The model's own, which is saved with it, and that of its source of CSI, whose rows are images.
 
     Args:
         data: keys of `training_scripts/pretrain.py`.
@@ -119,12 +120,31 @@ def pretraining_processors(data) -> tuple[MMWFMProcessor, MMWFMProcessor]:
         MMWFMFeatureExtractor(normalization=data.normalization, **views),
         MMWFMImageProcessor(size=size, normalization=data.normalization),
     )
-    doppler = {
-        "csi_to_db": True,
-        "fill_unused_subcarriers": True,
-        "remove_packet_mean": True,
-        "doppler_groups": data.csi_doppler_groups,
-        "image_width": data.csi_width,
-    }
-    csi = adapt_image_processor(MMWFMImageProcessor(normalization=data.csi_normalization), doppler)
+    names = {"csi_width": "image_width"}
+    keys = ("csi_doppler_groups", "csi_normalization", "csi_width", "csi_remove_time_mean")
+    options = {names.get(key, key.removeprefix("csi_")): getattr(data, key) for key in keys}
+    options = {name: value for name, value in options.items() if value is not None}
+    csi = adapt_image_processor(processor.csi_processor, options) if options else processor.csi_processor
     return processor, MMWFMProcessor(MMWFMFeatureExtractor(normalization=data.normalization), csi)
+
+
+def fit_processors(data, train: dict, iq_views: list[str]) -> tuple[MMWFMProcessor, MMWFMProcessor]:
+    """Those of `pretraining_processors`, fitted to part of the training rows.
+
+    Args:
+        train: source -> rows, or a stream of them.
+    """
+    processor, csi_processor = pretraining_processors(data)
+    processor.iq_views = list(iq_views)
+    if "csi" in train:
+        processor.csi_processor = csi_processor.image_processor
+    for source, rows in reversed(train.items()):  # of both sets of IQ the statistics are those of `iq`
+        if data.streaming:
+            rows = rows.take(data.statistics_samples)
+        else:
+            rows = rows.select(range(0, len(rows), math.ceil(len(rows) / data.statistics_samples)))
+        if source != "csi":
+            processor.fit(rows)
+        elif csi_processor.image_processor.image_mean is None:  # the usual view has constants
+            csi_processor.fit(rows)
+    return processor, csi_processor

@@ -1,6 +1,7 @@
 """Sources of pretraining beside the paper's two: CSI as Doppler, narrow-band and joint IQ, augmented and second views."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,13 +9,13 @@ import torch
 from datasets import Dataset
 from safetensors.torch import load_file
 
-from modeling_mmwfm import MMWFMConfig, MMWFMForPreTraining, MMWFMImageProcessor
+from modeling_mmwfm import MMWFMConfig, MMWFMForPreTraining, MMWFMImageProcessor, MMWFMProcessor
 from modeling_mmwfm import pretraining_mmwfm as pretraining
 from modeling_mmwfm.augmentation_mmwfm import Augmentations
 from modeling_mmwfm.cells_mmwfm import take_views
 from modeling_mmwfm.data_collator_mmwfm import MMWFMDataCollator
 from modeling_mmwfm.figures_mmwfm import reconstruct
-from modeling_mmwfm.inputs_mmwfm import InputArguments, adapt_image_processor, adapt_processor
+from modeling_mmwfm.inputs_mmwfm import InputArguments, adapt_image_processor, adapt_processor, pretraining_processors
 from processing.schema import image_features
 from tests.small_sets import PRESETS, common, image_rows, pretraining_arguments, tiny_processor, tone_rows
 
@@ -246,3 +247,18 @@ def test_views_of_images_that_keep_their_size_are_taken_by_the_processor():
     processor.image_processor = adapt_image_processor(MMWFMImageProcessor(keep_size=True), {"csi_to_db": True})
     seen, rest = take_views({"train": rows}, processor)
     assert seen["train"] is rows and rest is processor
+
+
+def test_pretraining_sees_csi_as_the_processor_shows_it_unless_the_recipe_says_otherwise():
+    keys = ("csi_doppler_groups", "csi_normalization", "csi_width", "csi_remove_time_mean")
+    data = SimpleNamespace(**dict.fromkeys(keys), normalization="sample", image_height=32, image_width=32)
+    vars(data).update({"center_carrier": False, "spectrogram_fft": 64, "spectrogram_hop": 32, "center_peak": False})
+    csi = 30 + np.random.default_rng(0).standard_normal((2, 1, 56, 128)).astype(np.float32)
+    processor, source = pretraining_processors(data)
+    expected = MMWFMProcessor()(csi=csi)["pixel_values"]
+    assert torch.equal(source(images=csi)["pixel_values"], expected)
+    assert torch.equal(processor(csi=csi)["pixel_values"], expected)
+    data.csi_doppler_groups, data.csi_remove_time_mean, data.csi_normalization = 14, False, "sample"
+    other = pretraining_processors(data)[1].image_processor
+    assert other.doppler["num_groups"] == 14 and other.size == {"height": 224, "width": 128}
+    assert not other.remove_time_mean and other.csi_to_db and other.normalization == "sample"

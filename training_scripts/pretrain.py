@@ -6,7 +6,6 @@ Keys of the recipe are the fields below and those of `PretrainingArguments`; eac
 The same command again resumes.
 """
 
-import math
 import os
 import shutil
 import sys
@@ -20,7 +19,7 @@ from transformers import AutoConfig, AutoModelForPreTraining
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # `processing` is not an installed package
 
 from modeling_mmwfm.data_collator_mmwfm import load_splits
-from modeling_mmwfm.inputs_mmwfm import pretraining_processors
+from modeling_mmwfm.inputs_mmwfm import fit_processors
 from modeling_mmwfm.precision_mmwfm import settle_precision, use_cpu
 from modeling_mmwfm.pretraining_mmwfm import PretrainingArguments, pretrain
 from modeling_mmwfm.recipes_mmwfm import read_json, run_script
@@ -64,9 +63,13 @@ class DataArguments:
     spectrogram_fft: int = field(default=1024, metadata={"help": "samples of a spectrogram's frame, see `iq_views`"})
     spectrogram_hop: int = field(default=512, metadata={"help": "samples between frames"})
     center_peak: bool = field(default=False, metadata={"help": "spectrogram rows count from the strongest one"})
-    csi_doppler_groups: int = field(default=14, metadata={"help": "CSI is seen as Doppler of so many groups"})
-    csi_normalization: str = field(default="dataset", metadata={"choices": ["dataset", "sample", "none"]})
-    csi_width: int = field(default=224, metadata={"help": "frames of the Doppler view"})
+    # Departures from the view of `processor(csi=...)`, which the run saves with its processor.
+    csi_doppler_groups: int | None = field(
+        default=None, metadata={"help": "groups of subcarriers of the Doppler view"}
+    )
+    csi_normalization: str | None = field(default=None, metadata={"choices": ["dataset", "sample", "none"]})
+    csi_width: int | None = field(default=None, metadata={"help": "frames of the Doppler view"})
+    csi_remove_time_mean: bool | None = field(default=None, metadata={"help": "take the static channel out"})
     attn_implementation: str | None = field(
         default=None, metadata={"help": "sdpa (default, in blocks where a CPU trains in bfloat16), eager, ..."}
     )
@@ -121,16 +124,7 @@ def run(data, arguments, provenance, simulated, processes):
     validation = {source: parts["validation"] for source, parts in splits.items() if "validation" in parts}
 
     # processors
-    processor, csi_processor = pretraining_processors(data)
-    processor.iq_views = list(arguments.iq_views)
-    if "csi" in train:
-        processor.csi_processor = csi_processor.image_processor
-    for source, rows in reversed(train.items()):  # of both sets of IQ the statistics are those of `iq`
-        if data.streaming:
-            rows = rows.take(data.statistics_samples)
-        else:
-            rows = rows.select(range(0, len(rows), math.ceil(len(rows) / data.statistics_samples)))
-        (csi_processor if source == "csi" else processor).fit(rows)
+    processor, csi_processor = fit_processors(data, train, arguments.iq_views)
 
     # model
     torch.manual_seed(arguments.seed)
