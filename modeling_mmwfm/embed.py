@@ -276,6 +276,8 @@ def main(arguments: list[str] | None = None):
     try:
         parsed, rest = parser.parse_args_into_dataclasses(arguments)
         print(embed(rest.folder, parsed))
+        if torch.distributed.is_initialized():  # a process that ends with its threads running may abort
+            torch.distributed.destroy_process_group()
     except (ValueError, OSError) as error:
         sys.exit(f"embed: error: {error}")
 

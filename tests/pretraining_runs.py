@@ -14,6 +14,7 @@ import signal
 import sys
 
 import accelerate.checkpointing
+import torch
 from accelerate import DistributedType, PartialState
 
 from modeling_mmwfm import pretraining_mmwfm as pretraining
@@ -89,6 +90,8 @@ def main(runs):
             run_pretraining(run.pop("folder"), **run)
         except stop:
             pass
+    if torch.distributed.is_initialized():  # a process that ends with its threads running may abort
+        torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":
