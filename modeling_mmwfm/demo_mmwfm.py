@@ -109,7 +109,7 @@ def write_report(
             f"{arguments.num_draws} draws of labels. Bold: best of its column. LoRA and training from scratch get "
             "the steps of configuration/tasks/demo.yaml, tens to hundreds, and the weights of the last one: more steps "
             "would help training from scratch most. The view of CSI, the rule for the strength of a head and the steps of LoRA "
-            "were chosen with these test rows in sight, which flatters all but hand-made features.",
+            "were chosen with these test rows in sight, which flatters fitted heads and LoRA.",
         },
         tasks=parts,
         times=times,
